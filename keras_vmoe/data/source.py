@@ -1,0 +1,159 @@
+"""What a labelled set of images is, whichever place it came from."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+# Splits of equally sized images up to this many bytes are held decoded in memory.
+MEMORY_LIMIT = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split: how many there are. Subclasses say where they lie.
+
+    Args:
+        num_examples: number of labelled images.
+    """
+
+    num_examples: int
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Returns the number of full batches in one pass; training drops the remainder."""
+        return self.num_examples // batch_size
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySplit(Split):
+    """Decoded images in memory, all of one size.
+
+    Args:
+        num_examples: number of labelled images.
+        images: uint8 array `[n, height, width, channels]`.
+        labels: int32 array `[n]`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, images: np.ndarray, labels: np.ndarray) -> "ArraySplit":
+        """Returns the split of these arrays, with `labels` as int32."""
+        return cls(len(images), images, np.asarray(labels, np.int32))
+
+
+@dataclass(frozen=True, eq=False)
+class FileSplit(Split):
+    """Image files, decoded when they are needed.
+
+    Args:
+        num_examples: number of labelled images.
+        paths: one file per example.
+        labels: int32 array `[n]`.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class StreamSplit(Split):
+    """Encoded images that can only be read from the beginning.
+
+    Args:
+        num_examples: number of labelled images.
+        open: returns a `tf.data.Dataset` of `{"image": encoded bytes, "label": int}` in one
+            fixed order.
+        channels: number of channels that the images are decoded to.
+    """
+
+    open: Callable[[], tf.data.Dataset]
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """A labelled image dataset.
+
+    Args:
+        name: the name that it was loaded by.
+        class_names: one name per label.
+        image_shape: `(height, width, channels)`; height and width are None where they vary.
+        splits: the splits by name.
+        train_split: name of the split to train on.
+        eval_split: name of the split held out from training.
+
+    Raises:
+        ValueError: if `train_split` or `eval_split` is not in `splits`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: tuple[int | None, int | None, int]
+    splits: Mapping[str, Split]
+    train_split: str = "train"
+    eval_split: str = "test"
+
+    def __post_init__(self):
+        for argument in ("train_split", "eval_split"):
+            value = getattr(self, argument)
+            if value not in self.splits:
+                raise ValueError(
+                    f"{argument}={value!r} is not a split of {self.name!r}: "
+                    f"use one of {', '.join(sorted(self.splits))}."
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """The number of labels."""
+        return len(self.class_names)
+
+    @property
+    def train(self) -> Split:
+        """The split to train on."""
+        return self.splits[self.train_split]
+
+    @property
+    def eval(self) -> Split:
+        """The split held out from training."""
+        return self.splits[self.eval_split]
+
+
+def stratified_split(
+    labels: np.ndarray, held_out: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits examples so that each class keeps its share in both parts.
+
+    The same labels always give the same split: the generator is NumPy's frozen `RandomState`.
+    The held-out part has `ceil(held_out * n)` examples, shared out by largest remainder.
+
+    Args:
+        labels: int array `[n]`.
+        held_out: share of the second part.
+        seed: which of the possible splits.
+
+    Returns:
+        Sorted indices of the two parts.
+
+    Example:
+        >>> train, test = stratified_split(np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1]))
+        >>> len(train), len(test)
+        (8, 2)
+    """
+    labels = np.asarray(labels)
+    classes, counts = np.unique(labels, return_counts=True)
+    exact = counts * held_out
+    taken = np.floor(exact).astype(int)
+    missing = math.ceil(len(labels) * held_out) - taken.sum()
+    taken[np.argsort(taken - exact, kind="stable")[:missing]] += 1
+    # RandomState, because its stream of numbers never changes.
+    random = np.random.RandomState(seed)
+    held = [
+        random.permutation(np.flatnonzero(labels == label))[:number]
+        for label, number in zip(classes, taken, strict=True)
+    ]
+    test = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), test), test
