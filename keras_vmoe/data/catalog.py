@@ -23,8 +23,8 @@ def load_catalog(
     Equally sized images of up to 512 MiB a split are held in memory; others are streamed.
 
     Args:
-        name: a name of the catalogue with its optional configuration, such as "cifar10" or
-            "caltech_birds2011/0.1.1".
+        name: a name of the catalogue, with configuration and version where wanted, such as
+            "cifar10" or "cifar10:3.0.2".
         data_dir: where prepared datasets lie, TensorFlow Datasets' own default if None.
         train_split: split to train on, for instance "train[:90%]"; "train" by default.
         eval_split: held-out split; by default the first of "validation", "val", "test".
@@ -48,13 +48,14 @@ def load_catalog(
     except tfds.core.registered.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         raise ValueError(_unknown(name, known)) from None
+    except (AssertionError, ValueError) as error:  # a wrong configuration or version
+        raise ValueError(f"dataset {name!r}: {_first_line(error)}") from error
     image, label = _features(builder, tfds)
     try:
         builder.download_and_prepare()
     except Exception as error:  # each dataset's own code may raise anything here
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise OSError(
-            f"dataset {name!r} could not be prepared in {builder.data_dir}: {reason}"
+            f"dataset {name!r} could not be prepared in {builder.data_dir}: {_first_line(error)}"
         ) from error
     train_split = train_split or "train"
     eval_split = eval_split or _default_eval_split(builder)
@@ -69,6 +70,10 @@ def _unknown(name: str, known: list[str]) -> str:
         f"dataset {name!r} is not known: use 'digits', 'fashion_mnist', 'image_folder:PATH' or "
         f"one of the {len(known)} names of TensorFlow Datasets.{hint}"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
 
 
 def _features(builder: Any, tfds: Any) -> tuple[Any, Any]:

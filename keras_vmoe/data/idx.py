@@ -63,12 +63,12 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             f"expected {magic.hex()}, got {content[:4].hex() or 'nothing'}."
         )
     header = 4 + 4 * ndim
+    if len(content) < header:
+        raise ValueError(f"{path} ends within its header: fetch it again.")
     shape = tuple(np.frombuffer(content[4:header], ">u4").tolist())
     values = len(content) - header
-    if len(shape) != ndim or math.prod(shape) != values:
-        raise ValueError(
-            f"{path} holds {max(values, 0)} values, its header says {shape}: fetch it again."
-        )
+    if math.prod(shape) != values:
+        raise ValueError(f"{path} holds {values} values, its header says {shape}: fetch it again.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
