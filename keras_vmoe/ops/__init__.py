@@ -1,0 +1,37 @@
+"""Pure functions on tensors: routing, dispatch, expert matmuls and losses."""
+
+from keras_vmoe.ops.activations import gelu_tanh as gelu_tanh
+from keras_vmoe.ops.activations import get_activation as get_activation
+from keras_vmoe.ops.activations import serialize_activation as serialize_activation
+from keras_vmoe.ops.capacity import compute_capacity as compute_capacity
+from keras_vmoe.ops.dispatch import RowMap as RowMap
+from keras_vmoe.ops.dispatch import choose_dispatch as choose_dispatch
+from keras_vmoe.ops.dispatch import combine as combine
+from keras_vmoe.ops.dispatch import combine_weights as combine_weights
+from keras_vmoe.ops.dispatch import dispatch as dispatch
+from keras_vmoe.ops.dispatch import dispatch_mask as dispatch_mask
+from keras_vmoe.ops.dispatch import row_map as row_map
+from keras_vmoe.ops.dispatch import rows_from_tokens as rows_from_tokens
+from keras_vmoe.ops.dispatch import tokens_from_rows as tokens_from_rows
+from keras_vmoe.ops.dispatch import weighted_tokens as weighted_tokens
+from keras_vmoe.ops.grouped_matmul import grouped_matmul as grouped_matmul
+from keras_vmoe.ops.grouped_matmul import grouped_mlp as grouped_mlp
+from keras_vmoe.ops.losses import group_mean as group_mean
+from keras_vmoe.ops.losses import gshard_loss as gshard_loss
+from keras_vmoe.ops.losses import importance_loss as importance_loss
+from keras_vmoe.ops.losses import load_loss as load_loss
+from keras_vmoe.ops.losses import router_z_loss as router_z_loss
+from keras_vmoe.ops.routing import ExpertChoicePlan as ExpertChoicePlan
+from keras_vmoe.ops.routing import Plan as Plan
+from keras_vmoe.ops.routing import SoftPlan as SoftPlan
+from keras_vmoe.ops.routing import TokenChoicePlan as TokenChoicePlan
+from keras_vmoe.ops.routing import assign_slots as assign_slots
+from keras_vmoe.ops.routing import expert_choice_routing as expert_choice_routing
+from keras_vmoe.ops.routing import hash_choices as hash_choices
+from keras_vmoe.ops.routing import priority_order as priority_order
+from keras_vmoe.ops.routing import soft_routing as soft_routing
+from keras_vmoe.ops.routing import top_k_routing as top_k_routing
+from keras_vmoe.ops.routing import uniform_choices as uniform_choices
+from keras_vmoe.ops.statistics import dropped_share as dropped_share
+from keras_vmoe.ops.statistics import expert_shares as expert_shares
+from keras_vmoe.ops.statistics import routing_statistics as routing_statistics

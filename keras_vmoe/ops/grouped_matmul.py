@@ -1,0 +1,164 @@
+"""Rows sorted by expert times stacked kernels: the `ragged_dot` that Keras lacks.
+
+The TensorFlow branch works on contiguous slices, one matmul an expert, so that no row is padded
+and no kernel is gathered per row. `tf.unstack` and not `kernels[e]`: the gradient of indexing
+makes one full-size zero tensor per expert, that of unstacking is one stack.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import keras
+from keras import ops
+
+from keras_vmoe.ops.validation import concrete, require, require_rank
+
+
+def _require_backend() -> str:
+    backend = keras.backend.backend()
+    require(
+        backend in ("tensorflow", "jax"),
+        f"grouped_matmul runs on the TensorFlow and JAX backends. Received: KERAS_BACKEND={backend!r}; "
+        "use dispatch='gather'.",
+    )
+    return backend
+
+
+def _check_groups(rows: Any, kernels: Any, group_sizes: Any) -> None:
+    require_rank("rows", rows, 2, "[rows, d]")
+    require_rank("kernels", kernels, 3, "[experts, d, h]")
+    require_rank("group_sizes", group_sizes, 1, "[experts]")
+    require(
+        rows.shape[-1] == kernels.shape[1],
+        f"rows and kernels must agree in width. Received: rows {tuple(rows.shape)}, "
+        f"kernels {tuple(kernels.shape)}",
+    )
+    require(
+        group_sizes.shape[0] in (None, kernels.shape[0]),
+        f"group_sizes must have one entry per kernel, {kernels.shape[0]}. "
+        f"Received: {tuple(group_sizes.shape)}",
+    )
+    sizes = concrete(group_sizes)
+    if sizes is not None and rows.shape[0] is not None:
+        require(
+            sizes.min(initial=0) >= 0 and sizes.sum() <= rows.shape[0],
+            f"group_sizes must be non-negative and add up to at most the {rows.shape[0]} rows. "
+            f"Received: group_sizes={sizes.tolist()}",
+        )
+
+
+def _map_slices(
+    function: Callable[..., Any], rows: Any, stacked: list[Any], group_sizes: Any, width: int
+) -> Any:
+    """TensorFlow: `function(slice, *parameters)` on each expert's rows; rows left over give zero."""
+    import tensorflow as tf
+
+    sizes = tf.cast(group_sizes, tf.int32)
+    rest = tf.shape(rows)[0] - tf.reduce_sum(sizes)
+    count = stacked[0].shape[0]
+    slices = tf.split(rows, tf.concat([sizes, [rest]], 0), num=count + 1)
+    parameters = zip(*(tf.unstack(part) for part in stacked))
+    outputs = [function(part, *own) for part, own in zip(slices, parameters)]
+    return tf.concat(outputs + [tf.zeros([rest, width], rows.dtype)], 0)
+
+
+def grouped_matmul(rows: Any, kernels: Any, group_sizes: Any) -> Any:
+    """Multiplies consecutive groups of rows, each by its own kernel.
+
+    Args:
+        rows: `[m, d]`, sorted so that the first `group_sizes[0]` rows belong to kernel 0, and so on.
+        kernels: `[e, d, h]`.
+        group_sizes: `[e]` ints; may be zero; their sum may be below m.
+
+    Returns:
+        `[m, h]`; zero for the rows beyond the last group. The cost is that of m rows, not e * m.
+
+    Raises:
+        ValueError: ranks or widths that do not fit, sizes (in eager mode) that exceed the rows, a
+            backend other than TensorFlow and JAX.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import ops
+    >>> rows = np.ones((3, 2), "float32")
+    >>> kernels = np.stack([np.eye(2), 2 * np.eye(2)]).astype("float32")
+    >>> np.array(ops.grouped_matmul(rows, kernels, np.array([1, 2])))[:, 0].tolist()
+    [1.0, 2.0, 2.0]
+
+    Reference: Gale et al. 2022, arXiv 2211.15841 (MegaBlocks), for the idea of not padding.
+    """
+    backend = _require_backend()
+    rows, kernels = ops.convert_to_tensor(rows), ops.convert_to_tensor(kernels)
+    _check_groups(rows, kernels, group_sizes)
+    if backend == "jax":
+        import jax
+
+        return jax.lax.ragged_dot(rows, kernels, ops.cast(group_sizes, "int32"))
+    return _map_slices(
+        lambda part, kernel: ops.matmul(part, kernel),
+        rows,
+        [kernels],
+        group_sizes,
+        kernels.shape[-1],
+    )
+
+
+def grouped_mlp(
+    rows: Any,
+    group_sizes: Any,
+    hidden_kernel: Any,
+    hidden_bias: Any,
+    output_kernel: Any,
+    output_bias: Any,
+    activation: Callable[[Any], Any],
+    dropout: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Two-layer expert MLPs on rows sorted by expert.
+
+    One slice runs through both layers before the next begins, so the `[m, h]` hidden layer is
+    never put together.
+
+    Args:
+        rows: `[m, d]`.
+        group_sizes: `[e]` ints.
+        hidden_kernel: `[e, d, h]`.
+        hidden_bias: `[e, h]`.
+        output_kernel: `[e, h, d]`.
+        output_bias: `[e, d]`.
+        activation: applied to the hidden layer.
+        dropout: optional, applied after the activation.
+
+    Returns:
+        `[m, d]`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import ops
+    >>> one = np.ones((1, 2, 2), "float32")
+    >>> bias = np.zeros((1, 2), "float32")
+    >>> out = ops.grouped_mlp(np.ones((3, 2), "float32"), np.array([3]), one, bias, one, bias, abs)
+    >>> np.array(out)[0].tolist()
+    [4.0, 4.0]
+    """
+    backend = _require_backend()
+    rows = ops.convert_to_tensor(rows)
+    _check_groups(rows, hidden_kernel, group_sizes)
+    dropout = dropout or (lambda x: x)
+    if backend == "jax":
+        sizes = ops.cast(group_sizes, "int32")
+        # Rows beyond the last group are clipped to the last bias; nobody reads them.
+        expert = ops.searchsorted(ops.cumsum(sizes), ops.arange(rows.shape[0]), side="right")
+        expert = ops.minimum(expert, hidden_kernel.shape[0] - 1)
+        hidden = grouped_matmul(rows, hidden_kernel, sizes) + ops.take(hidden_bias, expert, axis=0)
+        hidden = dropout(activation(hidden))
+        return grouped_matmul(hidden, output_kernel, sizes) + ops.take(output_bias, expert, axis=0)
+
+    def mlp(part: Any, kernel_in: Any, bias_in: Any, kernel_out: Any, bias_out: Any) -> Any:
+        hidden = dropout(activation(ops.matmul(part, kernel_in) + bias_in))
+        return ops.matmul(hidden, kernel_out) + bias_out
+
+    stacked = [hidden_kernel, hidden_bias, output_kernel, output_bias]
+    return _map_slices(mlp, rows, stacked, group_sizes, output_kernel.shape[-1])

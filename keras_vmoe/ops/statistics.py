@@ -1,0 +1,107 @@
+"""Numbers that say how a routing went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from keras_vmoe.ops.losses import safe_divide
+from keras_vmoe.ops.routing import ExpertChoicePlan, TokenChoicePlan
+from keras_vmoe.ops.validation import require_rank
+
+
+def expert_shares(plan: TokenChoicePlan | ExpertChoicePlan) -> Any:
+    """`[e]`, the share of all kept assignments that each expert has.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import ops
+    >>> gates = np.array([[[0.6, 0.4], [0.1, 0.9], [0.3, 0.7]]], "float32")
+    >>> plan = ops.top_k_routing(gates, num_selected=1, capacity=3)
+    >>> [round(float(share), 3) for share in ops.expert_shares(plan)]
+    [0.333, 0.667]
+    """
+    require_rank("gates", plan.gates, 3, "[groups, tokens, experts]")
+    if isinstance(plan, ExpertChoicePlan):
+        counts = ops.sum(ops.cast(plan.kept, "float32"), axis=(0, 2))
+    else:
+        kept = ops.reshape(ops.cast(plan.kept, "float32"), [-1])
+        counts = ops.segment_sum(kept, ops.reshape(plan.expert, [-1]), plan.gates.shape[-1])
+    return safe_divide(counts, ops.broadcast_to(ops.sum(counts), ops.shape(counts)))
+
+
+def dropped_share(plan: TokenChoicePlan | ExpertChoicePlan, mask: Any = None) -> Any:
+    """Share of the choices that got no slot; under expert choice, of tokens that nobody took.
+
+    Masked tokens do not count.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import ops
+    >>> gates = np.array([[[0.6, 0.4], [0.9, 0.1]]], "float32")
+    >>> float(ops.dropped_share(ops.top_k_routing(gates, num_selected=1, capacity=1)))
+    0.5
+    """
+    groups, tokens = ops.shape(plan.gates)[0], ops.shape(plan.gates)[1]
+    if isinstance(plan, ExpertChoicePlan):
+        offset = ops.reshape(ops.arange(groups, dtype="int32") * tokens, [-1, 1, 1])
+        hits = ops.segment_sum(
+            ops.reshape(ops.cast(plan.kept, "float32"), [-1]),
+            ops.reshape(plan.token + offset, [-1]),
+            groups * tokens,
+        )
+        kept = ops.reshape(ops.cast(hits > 0, "float32"), [groups, tokens, 1])
+    else:
+        kept = ops.cast(plan.kept, "float32")
+    if mask is None:
+        return 1.0 - ops.mean(kept)
+    weight = ops.expand_dims(ops.cast(mask, "float32"), -1)
+    total = ops.sum(weight) * kept.shape[-1]
+    return safe_divide(ops.sum((1.0 - kept) * weight), total)
+
+
+def routing_statistics(
+    plan: TokenChoicePlan | ExpertChoicePlan, mask: Any = None
+) -> dict[str, Any]:
+    """Scalars of a routing: the metrics of `MoEMLP`.
+
+    Args:
+        plan: a token choice or expert choice plan.
+        mask: optional `[g, s]` bool; false tokens count in nothing.
+
+    Returns:
+        `expert_load_min`, `expert_load_max` (smallest and largest share of kept assignments),
+        `dropped` (see `dropped_share`), `confidence` (mean of the largest gate) and `entropy`
+        (mean entropy of the gates, nats).
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import ops
+    >>> gates = np.array([[[0.5, 0.5], [0.5, 0.5]]], "float32")
+    >>> statistics = ops.routing_statistics(ops.top_k_routing(gates, 1, capacity=2))
+    >>> round(float(statistics["entropy"]), 4), float(statistics["expert_load_max"])
+    (0.6931, 1.0)
+    """
+    shares = expert_shares(plan)
+    gates = ops.cast(plan.gates, "float32")
+    largest = ops.max(gates, axis=-1)
+    # Adding inside the logarithm: 0 * log(0) has to be 0.
+    entropy = -ops.sum(gates * ops.log(gates + 1e-20), axis=-1)
+    return {
+        "expert_load_min": ops.min(shares),
+        "expert_load_max": ops.max(shares),
+        "dropped": dropped_share(plan, mask),
+        "confidence": _masked_mean(largest, mask),
+        "entropy": _masked_mean(entropy, mask),
+    }
+
+
+def _masked_mean(values: Any, mask: Any) -> Any:
+    if mask is None:
+        return ops.mean(values)
+    weight = ops.cast(mask, values.dtype)
+    return safe_divide(ops.sum(values * weight), ops.sum(weight))

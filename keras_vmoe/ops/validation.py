@@ -1,0 +1,69 @@
+"""Checks of arguments that the rooms above share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `ValueError(message)` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises a `ValueError` that lists `choices` unless `value` is one of them."""
+    require(
+        value in choices,
+        f"{name} must be one of {', '.join(map(repr, choices))}. Received: {name}={value!r}",
+    )
+
+
+def require_positive_int(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless `value` is an integer of at least 1."""
+    is_int = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    require(
+        is_int and value >= 1, f"{name} must be an integer of at least 1. Received: {name}={value}"
+    )
+
+
+def require_fraction(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless `value` is a rate in [0, 1)."""
+    ok = isinstance(value, (int, float)) and 0.0 <= value < 1.0
+    require(ok, f"{name} must be in [0, 1). Received: {name}={value!r}")
+
+
+def require_rank(name: str, value: Any, rank: int, axes: str) -> None:
+    """Raises a `ValueError` unless the tensor `value` has `rank` axes, spelt `axes`."""
+    shape = tuple(value.shape)
+    require(len(shape) == rank, f"{name} must have shape {axes}. Received: {name} of shape {shape}")
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as NumPy where it is known now (eager mode), else `None`."""
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, keras.KerasTensor):
+        return None
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    return value.numpy() if hasattr(value, "numpy") else None
+
+
+def require_finite(name: str, value: Any) -> None:
+    """Raises a `ValueError` where an eager tensor holds NaN or infinity (graphs are not looked at)."""
+    known = concrete(value)
+    if known is None or known.dtype.kind not in "fV":
+        return
+    finite = np.isfinite(known.astype("float32") if known.dtype.kind == "V" else known)
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"{name} must be finite. Received: {int((~finite).sum())} non-finite values, the "
+            f"first {known[where]} at index {where}. Look for a diverged or uninitialised input."
+        )
