@@ -1,0 +1,151 @@
+"""Stacked expert MLPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_vmoe import ops
+from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
+
+
+def _stacked(initializer: Any, count: int, shared: bool) -> Any:
+    """An initializer of `[e, ...]` weights from one of `[...]`: e draws, or one draw repeated."""
+
+    def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
+        if shared:
+            one = initializer(shape[1:], dtype=dtype)
+            return kops.broadcast_to(kops.expand_dims(one, 0), shape)
+        # A fresh copy per expert: a seeded initializer gives the same numbers at every call.
+        copies = [initializer.clone() for _ in range(count)]
+        for i, copy in enumerate(copies):
+            if isinstance(getattr(copy, "seed", None), int):
+                copy.seed = copy.seed + i
+        return kops.stack([copy(shape[1:], dtype=dtype) for copy in copies])
+
+    return initialize
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class ExpertMLP(keras.layers.Layer):
+    """E two-layer MLPs, `gelu(x W1 + b1) W2 + b2`, each on its own rows.
+
+    Args:
+        num_experts: experts (e).
+        hidden_dim: hidden width (h).
+        activation: a name that `keras.activations` knows, or `"gelu_tanh"`.
+        dropout_rate: dropout after the activation.
+        shared_init: all experts start from the same weights, as in the reference.
+        kernel_initializer: of each expert's kernels; the expert axis does not enter the fan.
+        bias_initializer: of each expert's biases.
+
+    Call arguments:
+        inputs: `[e, n, d]`, or `[m, d]` rows sorted by expert together with `group_sizes`.
+        group_sizes: optional `[e]` ints, how many consecutive rows each expert has.
+        training: switches dropout on.
+
+    Returns:
+        As `inputs`.
+
+    Raises:
+        ValueError: inputs whose first axis is not the number of experts, values out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import layers
+    >>> experts = layers.ExpertMLP(num_experts=2, hidden_dim=8)
+    >>> tuple(experts(np.ones((2, 3, 4), "float32")).shape)
+    (2, 3, 4)
+
+    Reference: Riquelme et al. 2021, arXiv 2106.05974, section 2.1.
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        hidden_dim: int,
+        activation: Any = "gelu_tanh",
+        dropout_rate: float = 0.0,
+        shared_init: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_positive_int("num_experts", num_experts)
+        require_positive_int("hidden_dim", hidden_dim)
+        require_fraction("dropout_rate", dropout_rate)
+        self.num_experts = num_experts
+        self.hidden_dim = hidden_dim
+        self.activation = ops.get_activation(activation)
+        self.dropout_rate = dropout_rate
+        self.shared_init = shared_init
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(
+            bias_initializer or keras.initializers.RandomNormal(stddev=1e-6)
+        )
+        self.dropout = keras.layers.Dropout(dropout_rate) if dropout_rate else None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        width = input_shape[-1]
+        require(
+            len(input_shape) in (2, 3) and width is not None,
+            "inputs must have shape [experts, rows, width] or [rows, width]. "
+            f"Received: {tuple(input_shape)}",
+        )
+        e, h = self.num_experts, self.hidden_dim
+        kernel = _stacked(self.kernel_initializer, e, self.shared_init)
+        bias = _stacked(self.bias_initializer, e, self.shared_init)
+        self.hidden_kernel = self.add_weight(
+            name="hidden_kernel", shape=(e, width, h), initializer=kernel
+        )
+        self.hidden_bias = self.add_weight(name="hidden_bias", shape=(e, h), initializer=bias)
+        self.output_kernel = self.add_weight(
+            name="output_kernel", shape=(e, h, width), initializer=kernel
+        )
+        self.output_bias = self.add_weight(name="output_bias", shape=(e, width), initializer=bias)
+
+    def call(self, inputs: Any, group_sizes: Any = None, training: bool = False) -> Any:
+        dropout = None
+        if self.dropout is not None:
+            dropout = lambda x: self.dropout(x, training=training)  # noqa: E731
+        if group_sizes is not None:
+            return ops.grouped_mlp(
+                inputs,
+                group_sizes,
+                kops.convert_to_tensor(self.hidden_kernel),
+                kops.convert_to_tensor(self.hidden_bias),
+                kops.convert_to_tensor(self.output_kernel),
+                kops.convert_to_tensor(self.output_bias),
+                self.activation,
+                dropout,
+            )
+        require(
+            len(inputs.shape) == 3 and inputs.shape[0] in (None, self.num_experts),
+            f"inputs must have shape [{self.num_experts}, rows, width] where group_sizes is not "
+            f"given. Received: {tuple(inputs.shape)}",
+        )
+        hidden = kops.matmul(inputs, self.hidden_kernel) + kops.expand_dims(self.hidden_bias, 1)
+        hidden = self.activation(hidden)
+        hidden = dropout(hidden) if dropout else hidden
+        return kops.matmul(hidden, self.output_kernel) + kops.expand_dims(self.output_bias, 1)
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any
+    ) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "hidden_dim": self.hidden_dim,
+            "activation": ops.serialize_activation(self.activation),
+            "dropout_rate": self.dropout_rate,
+            "shared_init": self.shared_init,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }

@@ -1,0 +1,261 @@
+"""The sparse MLP: a router, experts, and the way between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_vmoe import ops
+from keras_vmoe.layers import effects, routers
+from keras_vmoe.layers.experts import ExpertMLP
+from keras_vmoe.ops.dispatch import (
+    einsum_combine,
+    einsum_dispatch,
+    require_dispatch,
+)
+from keras_vmoe.ops.grouping import Groups, group_images, ungroup_images
+from keras_vmoe.ops.validation import require, require_positive_int, require_rank
+
+_METRICS = ("expert_load_min", "expert_load_max", "dropped", "confidence", "entropy")
+
+
+def _has_accelerator() -> bool:
+    return any(not name.startswith("cpu") for name in keras.distribution.list_devices())
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class MoEMLP(keras.layers.Layer):
+    """A sparse mixture of MLPs in place of a transformer block's MLP.
+
+    Tokens of `images_per_group` images are routed together. A batch of b images makes
+    `ceil(b / images_per_group)` groups, the last of which holds the rest and has the capacity of
+    its real images.
+
+    Args:
+        router: a router, its name (`"top_k"`, `"expert_choice"`, `"soft"`) or its config.
+        hidden_dim: hidden width of an expert (h).
+        images_per_group: images that are routed together.
+        activation: of the experts; a name that `keras.activations` knows, or `"gelu_tanh"`.
+        dropout_rate: dropout inside the experts.
+        shared_init: all experts start from the same weights.
+        dispatch: `"auto"` (chosen by arithmetic), `"einsum"`, `"gather"` or `"grouped"`. Under XLA
+            on CPU (`jit_compile=True`) choose `"gather"`: `"grouped"` has data-dependent shapes.
+        dispatch_dtype: optional dtype, such as `"bfloat16"`, that tokens and expert outputs are
+            rounded to while they are moved.
+        kernel_initializer: of each expert's kernels.
+        bias_initializer: of each expert's biases.
+
+    Call arguments:
+        inputs: `[b, t, d]`; b may be dynamic.
+        mask: optional `[b]` or `[b, t]` bool; false images or tokens take no slot, count in no
+            loss or metric, and come out as zero.
+        noise: optional unit normal noise, shaped like the router's logits `[g, s, e]`.
+        training: adds the router's noise and dropout, and picks the capacity factor.
+        num_selected, capacity_factor, batch_priority: override the router's own for this call.
+
+    Returns:
+        `[b, t, d]`; tokens that no expert took are zero, so use it in a residual branch.
+
+    Raises:
+        ValueError: unknown names, inputs that are not `[b, t, d]`, routing arguments that the
+            router does not take.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_vmoe import layers
+    >>> tokens = keras.Input((49, 64))
+    >>> moe = layers.MoEMLP(layers.TopKRouter(num_experts=8, num_selected=2), hidden_dim=256)
+    >>> model = keras.Model(tokens, tokens + moe(tokens))
+    >>> model.output_shape
+    (None, 49, 64)
+
+    Reference: Riquelme et al. 2021, arXiv 2106.05974, section 2.
+    """
+
+    def __init__(
+        self,
+        router: Any = "top_k",
+        hidden_dim: int = 2048,
+        images_per_group: int = 8,
+        activation: Any = "gelu_tanh",
+        dropout_rate: float = 0.0,
+        shared_init: bool = True,
+        dispatch: str = "auto",
+        dispatch_dtype: str | None = None,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_positive_int("images_per_group", images_per_group)
+        require_dispatch(dispatch)
+        self.router = routers.get(router)
+        require(
+            self.router.plan_type is not ops.SoftPlan or dispatch in ("auto", "einsum"),
+            f"dispatch must be 'auto' or 'einsum' for a soft router. Received: {dispatch!r}",
+        )
+        self.experts = ExpertMLP(
+            self.router.num_experts,
+            hidden_dim,
+            activation,
+            dropout_rate,
+            shared_init,
+            kernel_initializer,
+            bias_initializer,
+            dtype=self.dtype_policy,
+            name="experts",
+        )
+        self.images_per_group = images_per_group
+        self.dispatch = dispatch
+        self.dispatch_dtype = dispatch_dtype
+        self.supports_masking = True
+        self.supports_jit = dispatch != "grouped"
+        self._trackers = {name: keras.metrics.Mean(name=f"{self.name}/{name}") for name in _METRICS}
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden width of an expert."""
+        return self.experts.hidden_dim
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        require(
+            len(input_shape) == 3 and input_shape[-1] is not None,
+            "inputs must have shape [images, tokens, width] with a known width. "
+            f"Received: {tuple(input_shape)}",
+        )
+        tokens, width = input_shape[1:]
+        group = None if tokens is None else self.images_per_group * tokens
+        self.router.build((None, group, width))
+        self.experts.build((self.router.num_experts, None, width))
+
+    def call(
+        self,
+        inputs: Any,
+        mask: Any = None,
+        noise: Any = None,
+        training: bool = False,
+        num_selected: int | None = None,
+        capacity_factor: float | None = None,
+        batch_priority: bool | None = None,
+    ) -> Any:
+        require_rank("inputs", inputs, 3, "[images, tokens, width]")
+        batch, length = kops.shape(inputs)[:2]
+        routing = self._routing_arguments(num_selected, capacity_factor, batch_priority)
+        groups = group_images(inputs, self.images_per_group, mask)
+        slots, group_capacity = None, None
+        if self.router.plan_type is not ops.SoftPlan:
+            slots, group_capacity = self._slots(groups, length, bool(training), routing)
+            routing.update(capacity=slots, group_capacity=group_capacity)
+        plan = self.router(
+            groups.tokens, mask=groups.mask, noise=noise, training=training, **routing
+        )
+        self._report(plan, groups, slots, batch, length)
+        outputs = self._mix(groups.tokens, plan, slots, training)
+        return ungroup_images(kops.cast(outputs, self.compute_dtype), batch, length)
+
+    def _routing_arguments(self, num_selected: Any, factor: Any, priority: Any) -> dict[str, Any]:
+        """The overrides that were given, checked against what the router takes."""
+        given = {
+            "num_selected": num_selected,
+            "capacity_factor": factor,
+            "batch_priority": priority,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        takes = {
+            ops.TokenChoicePlan: tuple(given),
+            ops.ExpertChoicePlan: ("capacity_factor",),
+            ops.SoftPlan: (),
+        }[self.router.plan_type]
+        for name, value in given.items():
+            require(
+                name in takes,
+                f"{name} cannot be changed on a {type(self.router).__name__}. "
+                f"Received: {name}={value!r} for layer {self.name!r}",
+            )
+        return given
+
+    def _slots(
+        self, groups: Groups, length: int, training: bool, routing: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        """Slots per expert in the buffers, and `[g]` slots in use where groups are not full."""
+        factors = {k: v for k, v in routing.items() if k in ("num_selected", "capacity_factor")}
+
+        def slots(images: int) -> int:
+            return self.router.capacity(images * length, training, **factors) if images else 0
+
+        size = groups.images_per_group
+        if groups.images is None:
+            return slots(size), None
+        if isinstance(size, int):
+            table = kops.convert_to_tensor([slots(i) for i in range(size + 1)], dtype="int32")
+            return slots(size), kops.take(table, groups.images)
+        sizes = range(self.images_per_group + 1)
+        table = kops.convert_to_tensor([slots(i) for i in sizes], dtype="int32")
+        return kops.take(table, size), kops.take(table, groups.images)
+
+    def _method(self, tokens: Any) -> str:
+        if self.dispatch != "auto":
+            return self.dispatch
+        return ops.choose_dispatch(
+            self.router.plan_type,
+            tokens.shape[1],
+            self.hidden_dim,
+            keras.backend.backend(),
+            _has_accelerator(),
+        )
+
+    def _mix(self, tokens: Any, plan: Any, slots: Any, training: bool) -> Any:
+        """Dispatch, experts, combine: `[g, s, d]` to `[g, s, d]`."""
+        method = self._method(tokens)
+        tokens = self._round(tokens)
+        shape, width = kops.shape(tokens), tokens.shape[-1]
+        e = self.router.num_experts
+        if method == "einsum" or isinstance(plan, ops.SoftPlan):
+            mask = ops.dispatch_mask(plan, e, slots, tokens.dtype)
+            outputs = self.experts(einsum_dispatch(tokens, mask), training=training)
+            return einsum_combine(self._round(outputs), ops.combine_weights(plan, e, slots))
+        where = ops.row_map(plan, e, slots, method)
+        rows = ops.rows_from_tokens(kops.reshape(tokens, [-1, width]), where)
+        if method == "grouped":
+            outputs = self.experts(rows, group_sizes=where.group_sizes, training=training)
+        else:
+            outputs = self.experts(kops.reshape(rows, [e, -1, width]), training=training)
+            outputs = kops.reshape(outputs, [-1, width])
+        flat = ops.weighted_tokens(self._round(outputs), plan, where, shape[0] * shape[1])
+        return kops.reshape(flat, [shape[0], -1, width])
+
+    def _round(self, values: Any) -> Any:
+        """To the precision of `dispatch_dtype`, in the layer's own dtype."""
+        if self.dispatch_dtype is not None:
+            values = kops.cast(values, self.dispatch_dtype)
+        return kops.cast(values, self.compute_dtype)
+
+    def _report(self, plan: Any, groups: Groups, slots: Any, batch: Any, length: Any) -> None:
+        if effects.recording():
+            effects.emit_record(
+                effects.RoutingCall(self.name, plan, slots, batch, length, effects.take_terms())
+            )
+        if effects.metrics_enabled() and not isinstance(plan, ops.SoftPlan):
+            for name, value in ops.routing_statistics(plan, groups.mask).items():
+                effects.emit_metric(self._trackers[name], value)
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any
+    ) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        experts = self.experts.get_config()
+        shared = ("hidden_dim", "activation", "dropout_rate", "shared_init")
+        initializers = ("kernel_initializer", "bias_initializer")
+        return {
+            **super().get_config(),
+            "router": keras.saving.serialize_keras_object(self.router),
+            "images_per_group": self.images_per_group,
+            "dispatch": self.dispatch,
+            "dispatch_dtype": self.dispatch_dtype,
+            **{name: experts[name] for name in shared + initializers},
+        }

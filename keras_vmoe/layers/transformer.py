@@ -1,0 +1,339 @@
+"""The pre-norm transformer block, with a dense or a sparse MLP."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from keras_vmoe import ops
+from keras_vmoe.layers import effects
+from keras_vmoe.layers.moe_mlp import MoEMLP
+from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class MLP(keras.layers.Layer):
+    """The dense MLP of a transformer block: Dense, GELU, Dense, each with dropout behind it.
+
+    Args:
+        hidden_dim: hidden width.
+        activation: a name that `keras.activations` knows, or `"gelu_tanh"`.
+        dropout_rate: dropout after each layer.
+
+    Call arguments:
+        inputs: `[..., d]`.
+        training: switches dropout on.
+
+    Returns:
+        As `inputs`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import layers
+    >>> tuple(layers.MLP(hidden_dim=8)(np.ones((2, 3, 4), "float32")).shape)
+    (2, 3, 4)
+
+    Reference: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.1.
+    """
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        activation: Any = "gelu_tanh",
+        dropout_rate: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_positive_int("hidden_dim", hidden_dim)
+        require_fraction("dropout_rate", dropout_rate)
+        self.hidden_dim = hidden_dim
+        self.activation = ops.get_activation(activation)
+        self.dropout_rate = dropout_rate
+        bias = keras.initializers.RandomNormal(stddev=1e-6)
+        self.hidden = keras.layers.Dense(
+            hidden_dim,
+            activation=self.activation,
+            bias_initializer=bias,
+            dtype=self.dtype_policy,
+            name="hidden",
+        )
+        self.dropout = keras.layers.Dropout(dropout_rate) if dropout_rate else None
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        self.output_dense = keras.layers.Dense(
+            input_shape[-1],
+            bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
+            dtype=self.dtype_policy,
+            name="output",
+        )
+        self.hidden.build(input_shape)
+        self.output_dense.build((*input_shape[:-1], self.hidden_dim))
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        hidden = self.hidden(inputs)
+        if self.dropout is None:
+            return self.output_dense(hidden)
+        hidden = self.dropout(hidden, training=training)
+        return self.dropout(self.output_dense(hidden), training=training)
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any
+    ) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "activation": ops.serialize_activation(self.activation),
+            "dropout_rate": self.dropout_rate,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class MultiHeadAttention(keras.layers.MultiHeadAttention):
+    """Keras' multi-head attention with optional layer norm on queries and keys.
+
+    Args:
+        num_heads: heads.
+        key_dim: width of a head.
+        qk_norm: normalise queries and keys, each over its head, with a learned scale.
+        layer_norm_epsilon: of those norms.
+
+    The remaining arguments, the call arguments and the output are those of
+    `keras.layers.MultiHeadAttention`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import layers
+    >>> attention = layers.MultiHeadAttention(num_heads=2, key_dim=4, qk_norm=True)
+    >>> x = np.ones((1, 3, 8), "float32")
+    >>> tuple(attention(x, x).shape)
+    (1, 3, 8)
+
+    Reference: Dehghani et al. 2023, arXiv 2302.05442 (ViT-22B), section 2.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        key_dim: int,
+        qk_norm: bool = False,
+        layer_norm_epsilon: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_heads, key_dim, **kwargs)
+        self.qk_norm = qk_norm
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.query_norm = self._make_norm("query_norm") if qk_norm else None
+        self.key_norm = self._make_norm("key_norm") if qk_norm else None
+
+    def _make_norm(self, name: str) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, center=False, dtype=self.dtype_policy, name=name
+        )
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        super().build(query_shape, value_shape, key_shape)
+        for norm in (self.query_norm, self.key_norm):
+            if norm is not None:
+                norm.build((None, None, self.num_heads, self.key_dim))
+
+    def _compute_attention(
+        self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        return super()._compute_attention(query, key, value, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "qk_norm": self.qk_norm,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+
+
+def make_attention(
+    width: int, num_heads: int, qk_norm: bool, dropout_rate: float, epsilon: float, dtype: Any
+) -> MultiHeadAttention:
+    """Self-attention of a ViT: heads share the width, xavier-uniform on the `[d, d]` kernels."""
+    require(
+        width % num_heads == 0,
+        f"num_heads must divide the width. Received: num_heads={num_heads}, width={width}",
+    )
+    # Keras counts the fans of the [d, heads, head] kernels otherwise than those of [d, d].
+    limit = math.sqrt(6.0 / (2 * width))
+    return MultiHeadAttention(
+        num_heads,
+        width // num_heads,
+        qk_norm=qk_norm,
+        layer_norm_epsilon=epsilon,
+        dropout=dropout_rate,
+        kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
+        dtype=dtype,
+        name="attention",
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class EncoderBlock(keras.layers.Layer):
+    """Pre-norm transformer block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+    Args:
+        num_heads: attention heads; must divide the width.
+        mlp: the block's MLP: `MLP`, `MoEMLP`, any layer from `[b, t, d]` to `[b, t, d]`, or its
+            config.
+        qk_norm: layer norm on queries and keys.
+        dropout_rate: dropout behind the attention.
+        attention_dropout_rate: dropout on attention weights.
+        stochastic_depth_rate: probability of leaving a residual branch out, per image.
+        layer_norm_epsilon: of the layer norms.
+        remat: recompute the block in the backward pass instead of keeping its activations.
+
+    Call arguments:
+        inputs: `[b, t, d]`.
+        mask: optional `[b]` or `[b, t]` bool for the routing of a sparse MLP; attention does not
+            look at it.
+        training: switches dropout and router noise on.
+        num_selected, capacity_factor, batch_priority: passed to a sparse MLP.
+
+    Returns:
+        `[b, t, d]`.
+
+    Raises:
+        ValueError: `num_heads` that does not divide the width, or values out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import layers
+    >>> block = layers.EncoderBlock(num_heads=2, mlp=layers.MLP(hidden_dim=16))
+    >>> tuple(block(np.ones((2, 5, 8), "float32")).shape)
+    (2, 5, 8)
+
+    Reference: Dosovitskiy et al. 2020, arXiv 2010.11929, eq. 2-3; stochastic depth: Huang et al.
+    2016, arXiv 1603.09382.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        mlp: Any,
+        qk_norm: bool = False,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        stochastic_depth_rate: float = 0.0,
+        layer_norm_epsilon: float = 1e-6,
+        remat: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require_positive_int("num_heads", num_heads)
+        require_fraction("dropout_rate", dropout_rate)
+        require_fraction("attention_dropout_rate", attention_dropout_rate)
+        require_fraction("stochastic_depth_rate", stochastic_depth_rate)
+        self.num_heads = num_heads
+        self.mlp = keras.saving.deserialize_keras_object(mlp) if isinstance(mlp, dict) else mlp
+        self.qk_norm = qk_norm
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.stochastic_depth_rate = stochastic_depth_rate
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.remat = remat
+        self.supports_masking = True
+        self.attention_norm = self._make_norm("attention_norm")
+        self.mlp_norm = self._make_norm("mlp_norm")
+        self.dropout = keras.layers.Dropout(dropout_rate) if dropout_rate else None
+        depth = stochastic_depth_rate
+        self.branch_drops = [
+            keras.layers.Dropout(depth, noise_shape=(None, 1, 1)) for _ in range(2) if depth
+        ]
+
+    def _make_norm(self, name: str) -> keras.layers.LayerNormalization:
+        return keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the MLP is a mixture of experts."""
+        return isinstance(self.mlp, MoEMLP)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        require(
+            len(input_shape) == 3 and input_shape[-1] is not None,
+            f"inputs must have shape [images, tokens, width]. Received: {tuple(input_shape)}",
+        )
+        self.attention = make_attention(
+            input_shape[-1],
+            self.num_heads,
+            self.qk_norm,
+            self.attention_dropout_rate,
+            self.layer_norm_epsilon,
+            self.dtype_policy,
+        )
+        self.attention.build(input_shape, input_shape)
+        self.attention_norm.build(input_shape)
+        self.mlp_norm.build(input_shape)
+        if not self.mlp.built:
+            self.mlp.build(input_shape)
+
+    def call(
+        self,
+        inputs: Any,
+        mask: Any = None,
+        training: bool = False,
+        num_selected: int | None = None,
+        capacity_factor: float | None = None,
+        batch_priority: bool | None = None,
+    ) -> Any:
+        arguments: dict[str, Any] = {"training": training}
+        if self.is_sparse:
+            arguments.update(
+                mask=mask,
+                num_selected=num_selected,
+                capacity_factor=capacity_factor,
+                batch_priority=batch_priority,
+            )
+        if self.remat and training and not effects.noise_is_handed():
+            return effects.rematerialize(self, lambda x: self._forward(x, arguments), inputs)
+        return self._forward(inputs, arguments)
+
+    def _forward(self, x: Any, arguments: dict[str, Any]) -> Any:
+        training = arguments["training"]
+        y = self.attention_norm(x)
+        y = self.attention(y, y, training=training)
+        if self.dropout is not None:
+            y = self.dropout(y, training=training)
+        x = x + self._drop_branch(0, y, training)
+        y = self.mlp(self.mlp_norm(x), **arguments)
+        return x + self._drop_branch(1, y, training)
+
+    def _drop_branch(self, index: int, y: Any, training: bool) -> Any:
+        if not self.branch_drops:
+            return y
+        return self.branch_drops[index](y, training=training)
+
+    def compute_output_shape(
+        self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any
+    ) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "mlp": keras.saving.serialize_keras_object(self.mlp),
+            "qk_norm": self.qk_norm,
+            "dropout_rate": self.dropout_rate,
+            "attention_dropout_rate": self.attention_dropout_rate,
+            "stochastic_depth_rate": self.stochastic_depth_rate,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "remat": self.remat,
+        }
