@@ -1,0 +1,27 @@
+"""Sparse mixtures of experts for vision in Keras 3.
+
+Rooms: `ops` (pure functions), `layers`, `models`, `checkpoints`, `analysis`, `data`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Loaded when first asked for, so that `keras-vmoe --help` does not wait for a backend.
+_MODULES = ("analysis", "checkpoints", "layers", "models", "ops")
+_NAMES = {"list_variants": "models", "with_routing": "models", "from_variant": "models"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"keras_vmoe.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"keras_vmoe.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES, *_NAMES])

@@ -1,0 +1,11 @@
+"""Functional Keras models and their presets."""
+
+from keras_vmoe.models.classifier import Classifier as Classifier
+from keras_vmoe.models.placement import moe_blocks as moe_blocks
+from keras_vmoe.models.reference import from_reference_config as from_reference_config
+from keras_vmoe.models.rewiring import with_image_mask as with_image_mask
+from keras_vmoe.models.rewiring import with_routing as with_routing
+from keras_vmoe.models.variants import from_variant as from_variant
+from keras_vmoe.models.variants import list_variants as list_variants
+from keras_vmoe.models.vit import ViT as ViT
+from keras_vmoe.models.vmoe import VMoE as VMoE

@@ -1,0 +1,100 @@
+"""A model together with its preprocessing and the names of its classes."""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import keras
+import numpy as np
+
+from keras_vmoe import layers
+from keras_vmoe.ops.validation import require
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class Classifier(keras.Model):
+    """Classifies raw images: resizes, rescales, calls the model, knows the classes by name.
+
+    Args:
+        model: a model from images `[b, height, width, channels]` to logits.
+        class_names: a name per logit.
+        value_range: what the pixel values 0 and 255 become.
+
+    Call arguments:
+        inputs: `[b, any height, any width, channels]`, 0 to 255, integers or floats.
+
+    Returns:
+        Logits `[b, classes]`.
+
+    Raises:
+        ValueError: as many names as logits are needed.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import models
+    >>> vit = models.ViT(
+    ...     image_size=32,
+    ...     patch_size=8,
+    ...     num_layers=1,
+    ...     width=16,
+    ...     mlp_dim=32,
+    ...     num_heads=2,
+    ...     num_classes=2,
+    ... )
+    >>> classifier = models.Classifier(vit, ["cat", "dog"])
+    >>> classifier.classify(np.zeros((1, 48, 64, 3), "uint8"))[0][0] in ("cat", "dog")
+    True
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        class_names: Sequence[str],
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        **kwargs: Any,
+    ) -> None:
+        _, height, width, channels = model.input_shape
+        names = [str(name) for name in class_names]
+        require(
+            len(names) == model.output_shape[-1],
+            f"class_names must hold one name per logit, {model.output_shape[-1]}. "
+            f"Received: {len(names)} names",
+        )
+        low, high = float(value_range[0]), float(value_range[1])
+        images = keras.Input((None, None, channels), name="images", dtype="float32")
+        x = keras.layers.Resizing(height, width, dtype="float32", name="resize")(images)
+        x = keras.layers.Rescaling((high - low) / 255.0, low, dtype="float32", name="rescale")(x)
+        super().__init__(inputs=images, outputs=model(x), **kwargs)
+        self.model = model
+        self.class_names = names
+        self.value_range = (low, high)
+
+    def classify(self, images: Any) -> list[tuple[str, float]]:
+        """The most likely class of each image, with its probability.
+
+        Args:
+            images: `[b, height, width, channels]`, 0 to 255.
+        """
+        logits = self.predict(np.asarray(images), verbose=0)
+        probabilities = np.asarray(keras.ops.softmax(logits.astype("float32"), axis=-1))
+        best = probabilities.argmax(axis=-1)
+        return [(self.class_names[i], float(p[i])) for i, p in zip(best, probabilities)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "model": keras.saving.serialize_keras_object(self.model),
+            "class_names": list(self.class_names),
+            "value_range": self.value_range,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Classifier":
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        return cls(**{**config, "model": model})
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """`keras.Model.export`, with routing metrics left out of the exported graph."""
+        with layers.routing_metrics(False):
+            super().export(*args, **kwargs)

@@ -1,0 +1,167 @@
+"""The same weights in another graph: other routing, or an image mask as a second input."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import keras
+
+from keras_vmoe.layers import EncoderBlock, MoEMLP
+from keras_vmoe.ops.validation import require
+
+Call = Callable[..., Any]
+
+
+def _is_sparse(layer: Any) -> bool:
+    return isinstance(layer, MoEMLP) or (isinstance(layer, EncoderBlock) and layer.is_sparse)
+
+
+def _is_graph(layer: Any) -> bool:
+    return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    """The functional form of a functional or sequential model."""
+    if isinstance(model, keras.Sequential):
+        require(model.built, f"model {model.name!r} must be built before its routing can change")
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    require(
+        _is_graph(model),
+        f"model must be a functional or sequential Keras model, whose layers can be called "
+        f"anew. Received: {type(model).__name__} {model.name!r}",
+    )
+    return model
+
+
+def _fresh_inputs(model: keras.Model) -> Any:
+    return keras.tree.map_structure(
+        lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), model.input
+    )
+
+
+def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[Any, int]:
+    """Calls a model's layers on new inputs, sparse ones with further arguments."""
+    count = 0
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        if _is_sparse(layer):
+            count += 1
+            return layer(*args, **{**kwargs, **arguments})
+        if _is_graph(layer) and any(_is_sparse(x) for x in layer._flatten_layers()):
+            outputs, inner = _rerun(_functional(layer), args[0], arguments)
+            count += inner
+            return outputs
+        return layer(*args, **kwargs)
+
+    # The one private name of Keras that is leant on here; tests/models/test_rewiring.py fails
+    # loudly when it changes.
+    outputs = _functional(model)._run_through_graph(inputs, call_fn=call)
+    require(count > 0, f"model must hold at least one MoE layer. {model.name!r} holds none")
+    return outputs, count
+
+
+def with_routing(
+    model: keras.Model,
+    num_selected: int | None = None,
+    capacity_factor: float | None = None,
+    batch_priority: bool | None = None,
+) -> keras.Model:
+    """A model with the same weights that routes otherwise.
+
+    Setting an attribute of a trained model would do nothing: a compiled `predict` keeps its trace.
+
+    Args:
+        model: a functional or sequential model that holds MoE layers, at any depth.
+        num_selected: choices per token (k).
+        capacity_factor: slots per assignment (C), in training and out of it.
+        batch_priority: whether tokens are served by the size of their gates.
+
+    Returns:
+        A new, uncompiled functional model. It shares its layers with `model`: training either
+        trains both.
+
+    Raises:
+        ValueError: nothing to change, a model without MoE layers, or an argument that a router of
+            the model does not take.
+
+    Example:
+
+    >>> import numpy as np, keras_vmoe
+    >>> from keras_vmoe import models
+    >>> model = models.VMoE(
+    ...     image_size=32,
+    ...     patch_size=8,
+    ...     num_layers=2,
+    ...     width=16,
+    ...     mlp_dim=32,
+    ...     num_heads=2,
+    ...     num_classes=10,
+    ...     num_experts=4,
+    ... )
+    >>> cheap = keras_vmoe.with_routing(model, num_selected=1, capacity_factor=0.5)
+    >>> cheap.count_params() == model.count_params()
+    True
+
+    Reference: Riquelme et al. 2021, arXiv 2106.05974, section 4.3.
+    """
+    given = {
+        "num_selected": num_selected,
+        "capacity_factor": capacity_factor,
+        "batch_priority": batch_priority,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    require(
+        len(given) > 0,
+        "give at least one of num_selected, capacity_factor and batch_priority. Received none",
+    )
+    model = _functional(model)
+    inputs = _fresh_inputs(model)
+    outputs, _ = _rerun(model, inputs, given)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def with_image_mask(model: keras.Model) -> keras.Model:
+    """A model with the same weights and a second input that says which images are real.
+
+    Padded images then take no expert's slot and count in no loss and no metric.
+
+    Args:
+        model: a functional model with one input of images `[b, ...]`, that holds MoE layers.
+
+    Returns:
+        A functional model of `{"images": [b, ...], "mask": [b] bool}`.
+
+    Raises:
+        ValueError: a model without MoE layers, or with several inputs.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import models
+    >>> model = models.VMoE(
+    ...     image_size=32,
+    ...     patch_size=8,
+    ...     num_layers=2,
+    ...     width=16,
+    ...     mlp_dim=32,
+    ...     num_heads=2,
+    ...     num_classes=10,
+    ...     num_experts=4,
+    ... )
+    >>> masked = models.with_image_mask(model)
+    >>> sorted(masked.input)
+    ['images', 'mask']
+    """
+    model = _functional(model)
+    require(
+        len(model.inputs) == 1,
+        f"model must have one input, of images. {model.name!r} has {len(model.inputs)}",
+    )
+    images = model.inputs[0]
+    inputs = {
+        "images": keras.Input(batch_shape=images.shape, dtype=images.dtype, name="images"),
+        "mask": keras.Input(batch_shape=images.shape[:1], dtype="bool", name="mask"),
+    }
+    outputs, _ = _rerun(model, inputs["images"], {"mask": inputs["mask"]})
+    return keras.Model(inputs, outputs, name=model.name)

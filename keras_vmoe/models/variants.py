@@ -1,0 +1,139 @@
+"""One table of presets."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from keras_vmoe.models.base import VisionModel
+from keras_vmoe.models.vit import ViT
+from keras_vmoe.models.vmoe import VMoE
+from keras_vmoe.ops.validation import require
+
+# Sources: ViT Ti and S: Touvron et al. 2020, arXiv 2012.12877 (DeiT), table 1, the sizes that Soft
+# MoE uses as well; B, L, H: Dosovitskiy et al. 2020, table 1; V-MoE's own S and 15B: Riquelme et
+# al. 2021, arXiv 2106.05974, table 8 and section 3.3.
+_SIZES = {
+    "ti": dict(num_layers=12, width=192, mlp_dim=768, num_heads=3),
+    "s": dict(num_layers=12, width=384, mlp_dim=1536, num_heads=6),
+    "vmoe_s": dict(num_layers=8, width=512, mlp_dim=2048, num_heads=8),
+    "b": dict(num_layers=12, width=768, mlp_dim=3072, num_heads=12),
+    "l": dict(num_layers=24, width=1024, mlp_dim=4096, num_heads=16),
+    "h": dict(num_layers=32, width=1280, mlp_dim=5120, num_heads=16),
+    "15b": dict(num_layers=48, width=1408, mlp_dim=6400, num_heads=16),
+}
+_PATCHES = {"ti": (16,), "s": (32, 16, 14), "b": (32, 16), "l": (32, 16), "h": (14,)}
+# Last blocks that are sparse in the Soft MoE paper, by size; experts there, by patch.
+_SOFT_BLOCKS = {"ti": 6, "s": 6, "b": 6, "l": 12, "h": 16}
+_SOFT_EXPERTS = {32: 128, 16: 128, 14: 256}
+
+
+def _table() -> dict[str, tuple[type[VisionModel], dict[str, Any]]]:
+    table: dict[str, tuple[type[VisionModel], dict[str, Any]]] = {}
+    for size, patches in _PATCHES.items():
+        for patch in patches:
+            base = dict(_SIZES[size], patch_size=patch)
+            table[f"vit_{size}{patch}"] = (ViT, base)
+            soft = dict(
+                base,
+                pooling="gap",
+                qk_norm=True,
+                placement=f"final_{_SOFT_BLOCKS[size]}",
+                num_experts=_SOFT_EXPERTS[patch],
+            )
+            table[f"softmoe_{size}{patch}"] = (VMoE, dict(soft, router="soft", num_slots=1))
+            table[f"expertchoice_{size}{patch}"] = (VMoE, dict(soft, router="expert_choice"))
+    for patch in (32, 16):
+        table[f"vit_vmoe_s{patch}"] = (ViT, dict(_SIZES["vmoe_s"], patch_size=patch))
+    for name, size, patch in (
+        ("ti16", "ti", 16),
+        ("s32", "vmoe_s", 32),
+        ("s16", "vmoe_s", 16),
+        ("b32", "b", 32),
+        ("b16", "b", 16),
+        ("l32", "l", 32),
+        ("l16", "l", 16),
+        ("h14", "h", 14),
+        ("15b", "15b", 14),
+    ):
+        table[f"vmoe_{name}"] = (
+            VMoE,
+            dict(_SIZES[size], patch_size=patch, placement="every_2", num_experts=32),
+        )
+    return table
+
+
+VARIANTS = _table()
+
+
+def list_variants(prefix: str = "") -> list[str]:
+    """The ids of all presets, or of those that begin with `prefix`.
+
+    Example:
+
+    >>> import keras_vmoe
+    >>> keras_vmoe.list_variants("vmoe_l")
+    ['vmoe_l16', 'vmoe_l32']
+    """
+    return sorted(name for name in VARIANTS if name.startswith(prefix))
+
+
+def variant(name: str) -> tuple[type[VisionModel], dict[str, Any]]:
+    """The class and the arguments of a preset.
+
+    Raises:
+        ValueError: an unknown id; the message lists those that there are.
+    """
+    require(
+        name in VARIANTS,
+        f"variant must be one of {', '.join(list_variants())}. Received: variant={name!r}",
+    )
+    cls, arguments = VARIANTS[name]
+    return cls, dict(arguments)
+
+
+def merge_arguments(
+    cls: type[VisionModel], arguments: dict[str, Any], overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Preset arguments with overrides laid over them, checked against the class."""
+    known = [n for n in inspect.signature(cls.__init__).parameters if n not in ("self", "kwargs")]
+    for name, value in overrides.items():
+        require(
+            name in known,
+            f"{cls.__name__} has no argument {name!r}. Received: {name}={value!r}. "
+            f"It has: {', '.join(known)}",
+        )
+    return {**arguments, **overrides}
+
+
+def variant_arguments(
+    name: str, cls: type[VisionModel], overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a preset of `cls` with overrides laid over them."""
+    own, arguments = variant(name)
+    require(
+        own is cls,
+        f"variant {name!r} is of {own.__name__}, not of {cls.__name__}. "
+        f"Received: variant={name!r}; use {own.__name__}.from_variant",
+    )
+    return merge_arguments(cls, {**arguments, "name": name}, overrides)
+
+
+def from_variant(name: str, **overrides: Any) -> VisionModel:
+    """Builds a preset of any class.
+
+    Args:
+        name: an id of `keras_vmoe.list_variants()`.
+        **overrides: any argument of the preset's class.
+
+    Raises:
+        ValueError: an unknown id or argument.
+
+    Example:
+
+    >>> from keras_vmoe import models
+    >>> model = models.from_variant("vit_ti16", image_size=32, num_classes=10, num_layers=1)
+    >>> model.name, model.output_shape
+    ('vit_ti16', (None, 10))
+    """
+    return variant(name)[0].from_variant(name, **overrides)
