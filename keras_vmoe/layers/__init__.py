@@ -14,8 +14,8 @@ from keras_vmoe.layers.experts import ExpertMLP as ExpertMLP
 from keras_vmoe.layers.moe_mlp import MoEMLP as MoEMLP
 from keras_vmoe.layers.pooling import AttentionPooling as AttentionPooling
 from keras_vmoe.layers.pooling import TokenPooling as TokenPooling
+from keras_vmoe.layers.router import Router as Router
 from keras_vmoe.layers.routers import ExpertChoiceRouter as ExpertChoiceRouter
-from keras_vmoe.layers.routers import Router as Router
 from keras_vmoe.layers.routers import SoftRouter as SoftRouter
 from keras_vmoe.layers.routers import TopKRouter as TopKRouter
 from keras_vmoe.layers.transformer import MLP as MLP

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
@@ -76,7 +77,7 @@ def rematerialize(layer: keras.layers.Layer, function: Any, inputs: Any) -> Any:
 
     seeds = [generator.next() for generator in generators]
     outputs, *values = keras.remat(pure)(inputs, *seeds)
-    for (kind, owner), value in zip(owners, values):
+    for (kind, owner), value in zip(owners, values, strict=True):
         (emit_loss if kind == "loss" else emit_metric)(owner, value)
     return outputs
 
@@ -226,7 +227,7 @@ def fixed_seeds(
         draws = iter(range(2**31))
         return lambda ordered=True: seed + keras.ops.cast(next(draws), seed.dtype)
 
-    for generator, seed in zip(generators, seeds):
+    for generator, seed in zip(generators, seeds, strict=True):
         generator.next = fixed(seed)
     try:
         yield

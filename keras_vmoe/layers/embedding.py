@@ -80,7 +80,9 @@ class PatchEmbedding(keras.layers.Layer):
     def grid(self, height: int | None, width: int | None) -> tuple[int | None, int | None]:
         """Patches down and across for an image of the given size."""
         sizes = []
-        for name, size, p in zip(("height", "width"), (height, width), self.patch_size):
+        for name, size, p in zip(
+            ("height", "width"), (height, width), self.patch_size, strict=True
+        ):
             require(
                 size is None or size >= p,
                 f"images must hold at least one patch of {p} pixels. Received: {name}={size}",
@@ -210,7 +212,7 @@ def resize_position_embedding(
     )
     prefix, values = np.split(embedding, [num_prefix_tokens], axis=1)
     values = values.reshape(grid[0], grid[1], -1)
-    for axis, (old, new) in enumerate(zip(grid, new_grid)):
+    for axis, (old, new) in enumerate(zip(grid, new_grid, strict=True)):
         position = np.linspace(0.0, old - 1.0, new)
         low = np.minimum(np.floor(position).astype(int), max(old - 2, 0))
         high = np.minimum(low + 1, old - 1)
@@ -275,7 +277,7 @@ class PositionEmbedding(keras.layers.Layer):
         )
         patches = tokens - self.num_prefix_tokens
         if self.grid is None:
-            side = int(round(patches**0.5))
+            side = round(patches**0.5)
             self.grid = (side, side)
         require(
             self.grid[0] * self.grid[1] == patches,
@@ -306,7 +308,7 @@ class PositionEmbedding(keras.layers.Layer):
         )
         embedding = np.asarray(embedding)
         if grid is None:
-            side = int(round((embedding.shape[1] - self.num_prefix_tokens) ** 0.5))
+            side = round((embedding.shape[1] - self.num_prefix_tokens) ** 0.5)
             grid = (side, side)
         self.embedding.assign(
             resize_position_embedding(embedding, grid, self.grid, self.num_prefix_tokens)

@@ -22,7 +22,7 @@ class VisionModel(keras.Model):
         self.arguments = dict(config)
 
     @classmethod
-    def from_variant(cls, variant: str, **overrides: Any) -> "VisionModel":
+    def from_variant(cls, variant: str, **overrides: Any) -> VisionModel:
         """Builds a preset of this class.
 
         Args:
@@ -47,7 +47,7 @@ class VisionModel(keras.Model):
         return {**config, "name": self.name, "trainable": self.trainable}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VisionModel":
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> VisionModel:
         config = {
             name: keras.saving.deserialize_keras_object(value, custom_objects)
             if isinstance(value, dict)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -79,7 +80,9 @@ class Classifier(keras.Model):
         logits = self.predict(np.asarray(images), verbose=0)
         probabilities = np.asarray(keras.ops.softmax(logits.astype("float32"), axis=-1))
         best = probabilities.argmax(axis=-1)
-        return [(self.class_names[i], float(p[i])) for i, p in zip(best, probabilities)]
+        return [
+            (self.class_names[i], float(p[i])) for i, p in zip(best, probabilities, strict=True)
+        ]
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -90,7 +93,7 @@ class Classifier(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Classifier":
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Classifier:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         return cls(**{**config, "model": model})
 

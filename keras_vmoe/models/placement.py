@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 from keras_vmoe.ops.validation import require
 
@@ -51,14 +51,14 @@ def _from_word(word: str, num_layers: int) -> tuple[int, ...]:
         f"Received: placement={word!r}",
     )
     kind, count = match.group(1), int(match.group(2))
-    every = {
+    blocks = {
         "every": tuple(range(count - 1, num_layers, count)),
         "last": tuple(range(1, num_layers, 2))[-count:],
         "final": tuple(range(num_layers))[-count:],
     }[kind]
     require(
-        kind == "every" and len(every) > 0 or kind != "every" and len(every) == count,
+        len(blocks) == count if kind != "every" else len(blocks) > 0,
         f"placement asks for more blocks than the {num_layers} of the encoder have. "
         f"Received: placement={word!r}",
     )
-    return every
+    return blocks

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from keras_vmoe.models.base import VisionModel
 from keras_vmoe.models.vit import image_shape

@@ -14,13 +14,13 @@ from keras_vmoe.ops.validation import require
 # MoE uses as well; B, L, H: Dosovitskiy et al. 2020, table 1; V-MoE's own S and 15B: Riquelme et
 # al. 2021, arXiv 2106.05974, table 8 and section 3.3.
 _SIZES = {
-    "ti": dict(num_layers=12, width=192, mlp_dim=768, num_heads=3),
-    "s": dict(num_layers=12, width=384, mlp_dim=1536, num_heads=6),
-    "vmoe_s": dict(num_layers=8, width=512, mlp_dim=2048, num_heads=8),
-    "b": dict(num_layers=12, width=768, mlp_dim=3072, num_heads=12),
-    "l": dict(num_layers=24, width=1024, mlp_dim=4096, num_heads=16),
-    "h": dict(num_layers=32, width=1280, mlp_dim=5120, num_heads=16),
-    "15b": dict(num_layers=48, width=1408, mlp_dim=6400, num_heads=16),
+    "ti": {"num_layers": 12, "width": 192, "mlp_dim": 768, "num_heads": 3},
+    "s": {"num_layers": 12, "width": 384, "mlp_dim": 1536, "num_heads": 6},
+    "vmoe_s": {"num_layers": 8, "width": 512, "mlp_dim": 2048, "num_heads": 8},
+    "b": {"num_layers": 12, "width": 768, "mlp_dim": 3072, "num_heads": 12},
+    "l": {"num_layers": 24, "width": 1024, "mlp_dim": 4096, "num_heads": 16},
+    "h": {"num_layers": 32, "width": 1280, "mlp_dim": 5120, "num_heads": 16},
+    "15b": {"num_layers": 48, "width": 1408, "mlp_dim": 6400, "num_heads": 16},
 }
 _PATCHES = {"ti": (16,), "s": (32, 16, 14), "b": (32, 16), "l": (32, 16), "h": (14,)}
 # Last blocks that are sparse in the Soft MoE paper, by size; experts there, by patch.

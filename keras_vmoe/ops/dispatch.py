@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from keras_vmoe.ops.routing import ExpertChoicePlan, Plan, SoftPlan, TokenChoicePlan
+from keras_vmoe.ops.routing import ExpertChoicePlan, Plan, SoftPlan
 from keras_vmoe.ops.validation import require, require_choice, require_rank
 
 DISPATCHES = ("einsum", "gather", "grouped")

@@ -7,7 +7,8 @@ makes one full-size zero tensor per expert, that of unstacking is one stack.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -19,7 +20,7 @@ def _require_backend() -> str:
     backend = keras.backend.backend()
     require(
         backend in ("tensorflow", "jax"),
-        f"grouped_matmul runs on the TensorFlow and JAX backends. Received: KERAS_BACKEND={backend!r}; "
+        f"grouped_matmul runs on TensorFlow and JAX. Received: KERAS_BACKEND={backend!r}; "
         "use dispatch='gather'.",
     )
     return backend
@@ -51,15 +52,15 @@ def _check_groups(rows: Any, kernels: Any, group_sizes: Any) -> None:
 def _map_slices(
     function: Callable[..., Any], rows: Any, stacked: list[Any], group_sizes: Any, width: int
 ) -> Any:
-    """TensorFlow: `function(slice, *parameters)` on each expert's rows; rows left over give zero."""
+    """TensorFlow: `function(slice, *parameters)` on each expert's rows; the rest gives zero."""
     import tensorflow as tf
 
     sizes = tf.cast(group_sizes, tf.int32)
     rest = tf.shape(rows)[0] - tf.reduce_sum(sizes)
     count = stacked[0].shape[0]
     slices = tf.split(rows, tf.concat([sizes, [rest]], 0), num=count + 1)
-    parameters = zip(*(tf.unstack(part) for part in stacked))
-    outputs = [function(part, *own) for part, own in zip(slices, parameters)]
+    parameters = zip(*(tf.unstack(part) for part in stacked), strict=True)
+    outputs = [function(part, *own) for part, own in zip(slices[:-1], parameters, strict=True)]
     return tf.concat(outputs + [tf.zeros([rest, width], rows.dtype)], 0)
 
 
@@ -67,7 +68,7 @@ def grouped_matmul(rows: Any, kernels: Any, group_sizes: Any) -> Any:
     """Multiplies consecutive groups of rows, each by its own kernel.
 
     Args:
-        rows: `[m, d]`, sorted so that the first `group_sizes[0]` rows belong to kernel 0, and so on.
+        rows: `[m, d]`; the first `group_sizes[0]` rows belong to kernel 0, and so on.
         kernels: `[e, d, h]`.
         group_sizes: `[e]` ints; may be zero; their sum may be below m.
 

@@ -56,7 +56,7 @@ def concrete(value: Any) -> np.ndarray | None:
 
 
 def require_finite(name: str, value: Any) -> None:
-    """Raises a `ValueError` where an eager tensor holds NaN or infinity (graphs are not looked at)."""
+    """Raises a `ValueError` where a tensor holds NaN or infinity; graphs are not looked at."""
     known = concrete(value)
     if known is None or known.dtype.kind not in "fV":
         return

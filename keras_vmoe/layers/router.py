@@ -1,0 +1,159 @@
+"""The base class of the routers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_vmoe import ops
+from keras_vmoe.layers import effects
+from keras_vmoe.ops.validation import require, require_choice, require_positive_int
+
+
+def _float32_policy(dtype: Any) -> Any:
+    """Routers compute in float32 whatever the policy (in float64 where that is asked for)."""
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    return "float64" if policy.compute_dtype == "float64" else "float32"
+
+
+class Router(keras.layers.Layer):
+    """Base class of the routers.
+
+    Args:
+        num_experts: experts (e).
+        capacity_factor: slots for each assignment (C).
+        eval_capacity_factor: C when not training; `None` takes `capacity_factor`.
+        capacity_rounding: `"ceil"` or `"round"`.
+        capacity_multiple_of: capacity is rounded up to a multiple of this.
+        expert_capacity: slots per expert and group, given outright; overrides the factors.
+        noise_std: scale of the noise that training adds to the logits.
+        kernel_initializer: of the router's kernel.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a value out of range; the message names it.
+    """
+
+    #: The class of the plans that this router makes.
+    plan_type: type = ops.TokenChoicePlan
+
+    def __init__(
+        self,
+        num_experts: int = 8,
+        capacity_factor: float = 1.05,
+        eval_capacity_factor: float | None = None,
+        capacity_rounding: str = "ceil",
+        capacity_multiple_of: int = 4,
+        expert_capacity: int | None = None,
+        noise_std: float = 1.0,
+        kernel_initializer: Any = "lecun_normal",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": _float32_policy(kwargs.get("dtype"))})
+        require_positive_int("num_experts", num_experts)
+        for name, factor in (
+            ("capacity_factor", capacity_factor),
+            ("eval_capacity_factor", eval_capacity_factor),
+        ):
+            require(factor is None or factor > 0, f"{name} must be above 0. Received: {factor}")
+        require_choice("capacity_rounding", capacity_rounding, ("ceil", "round"))
+        require_positive_int("capacity_multiple_of", capacity_multiple_of)
+        if expert_capacity is not None:
+            require_positive_int("expert_capacity", expert_capacity)
+        require(noise_std >= 0, f"noise_std must not be negative. Received: {noise_std}")
+        self.num_experts = num_experts
+        self.capacity_factor = capacity_factor
+        self.eval_capacity_factor = eval_capacity_factor
+        self.capacity_rounding = capacity_rounding
+        self.capacity_multiple_of = capacity_multiple_of
+        self.expert_capacity = expert_capacity
+        self.noise_std = noise_std
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        require(
+            input_shape[-1] is not None,
+            f"inputs must have a known width. Received: inputs of shape {tuple(input_shape)}",
+        )
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[-1], self.num_experts),
+            initializer=self.kernel_initializer,
+        )
+
+    def _choices_per_token(self, num_selected: int | None) -> int:
+        """What multiplies the tokens in the capacity."""
+        return 1
+
+    def capacity(
+        self,
+        num_tokens: int,
+        training: bool = False,
+        num_selected: int | None = None,
+        capacity_factor: float | None = None,
+    ) -> int:
+        """Slots per expert in a group of `num_tokens`: at least 1, at most `num_tokens`.
+
+        Args:
+            num_tokens: tokens in the group (s).
+            training: which of the two capacity factors holds.
+            num_selected: overrides the router's own.
+            capacity_factor: overrides the router's own.
+        """
+        k = self._choices_per_token(num_selected)
+        if self.expert_capacity is not None and capacity_factor is None:
+            return min(self.expert_capacity, num_tokens)
+        factor = capacity_factor
+        if factor is None and not training:
+            factor = self.eval_capacity_factor
+        if factor is None:
+            factor = self.capacity_factor
+        require(factor > 0, f"capacity_factor must be above 0. Received: capacity_factor={factor}")
+        slots = ops.compute_capacity(
+            num_tokens,
+            self.num_experts,
+            factor,
+            k,
+            self.capacity_rounding,
+            self.capacity_multiple_of,
+            at_least_one=True,  # a small batch must not fail
+        )
+        return min(slots, num_tokens)
+
+    def _noise(self, logits: Any, noise: Any, training: bool) -> Any | None:
+        """Unit normal noise like `logits`: handed in, drawn in training, or none."""
+        if self.noise_std == 0:
+            return None
+        if noise is None:
+            noise = effects.next_handed_noise()
+        if noise is not None:
+            noise = kops.cast(noise, logits.dtype)
+            require(
+                len(noise.shape) == len(logits.shape) and noise.shape[-1] == logits.shape[-1],
+                f"noise must be shaped like the logits, {tuple(logits.shape)}. "
+                f"Received: {tuple(noise.shape)}",
+            )
+            return noise
+        if not training:
+            return None
+        return keras.random.normal(kops.shape(logits), dtype=logits.dtype, seed=self.seed_generator)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "capacity_factor": self.capacity_factor,
+            "eval_capacity_factor": self.eval_capacity_factor,
+            "capacity_rounding": self.capacity_rounding,
+            "capacity_multiple_of": self.capacity_multiple_of,
+            "expert_capacity": self.expert_capacity,
+            "noise_std": self.noise_std,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "seed": self.seed,
+        }
