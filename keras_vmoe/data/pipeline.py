@@ -124,9 +124,8 @@ def _shuffled(split: Split, seed: tf.Tensor) -> tf.data.Dataset:
     if isinstance(split, StreamSplit):
         return _shuffled_stream(split, order_seed, draws_seed)
     order = tf.random.experimental.stateless_shuffle(tf.range(split.num_examples), order_seed)
-    # Drawn by index and then ordered: an example's numbers do not depend on its place.
     draws = tf.random.stateless_uniform((split.num_examples, Augment.num_draws), draws_seed)
-    return tf.data.Dataset.from_tensor_slices({"index": order, "draws": tf.gather(draws, order)})
+    return tf.data.Dataset.from_tensor_slices({"index": order, "draws": draws})
 
 
 def _shuffled_stream(
