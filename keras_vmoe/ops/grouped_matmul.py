@@ -157,9 +157,14 @@ def grouped_mlp(
         hidden = dropout(activation(hidden))
         return grouped_matmul(hidden, output_kernel, sizes) + ops.take(output_bias, expert, axis=0)
 
+    import tensorflow as tf
+
+    def dense(part: Any, kernel: Any, bias: Any) -> Any:
+        # BiasAdd and not +: TensorFlow fuses only the former into the matmul.
+        return tf.nn.bias_add(tf.matmul(part, kernel), bias)
+
     def mlp(part: Any, kernel_in: Any, bias_in: Any, kernel_out: Any, bias_out: Any) -> Any:
-        hidden = dropout(activation(ops.matmul(part, kernel_in) + bias_in))
-        return ops.matmul(hidden, kernel_out) + bias_out
+        return dense(dropout(activation(dense(part, kernel_in, bias_in))), kernel_out, bias_out)
 
     stacked = [hidden_kernel, hidden_bias, output_kernel, output_bias]
     return _map_slices(mlp, rows, stacked, group_sizes, output_kernel.shape[-1])
