@@ -111,7 +111,12 @@ def _read_split(builder: Any, name: str, tfds: Any) -> Split:
         dataset = builder.as_dataset(split=name, decoders=skip, shuffle_files=False)
         return dataset.map(lambda x: {"image": x["image"], "label": x["label"]})
 
-    num_examples = int(open_encoded().cardinality())
+    try:
+        num_examples = int(open_encoded().cardinality())
+    except ValueError as error:
+        raise ValueError(
+            f"dataset {builder.name!r}, split {name!r}: {_first_line(error)}"
+        ) from error
     if num_examples < 0:
         num_examples = builder.info.splits[name].num_examples
     if None in image.shape or num_examples * math.prod(image.shape) > MEMORY_LIMIT:
