@@ -1,0 +1,78 @@
+"""The routing picture."""
+
+import types
+
+import numpy as np
+import pytest
+from matplotlib import image as image_file
+
+from keras_vmoe.analysis import figures
+
+
+def record(images=3, tokens=16, experts=8, k=1, seed=0):
+    rng = np.random.default_rng(seed)
+    gates = rng.dirichlet(np.ones(experts), (images, tokens))
+    expert = np.argsort(-gates, axis=-1)[..., :k]
+    return types.SimpleNamespace(
+        expert=expert,
+        weight=np.take_along_axis(gates, expert, -1),
+        kept=rng.random((images, tokens, k)) > 0.2,
+        gates=gates,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "experts", "k", "channels"), [(16, 8, 1, 1), (17, 12, 2, 3), (400, 64, 1, 3)]
+)
+def test_it_is_drawn(tmp_path, tokens, experts, k, channels):
+    images = np.zeros((3, 20, 20, channels), "float32")
+    records = {f"block_{i}": record(3, tokens, experts, k) for i in range(2)}
+    figures.plot_routing(images, records, tmp_path / "routing.png", max_images=2)
+    pixels = image_file.imread(tmp_path / "routing.png")
+    assert min(pixels.shape[:2]) > 200
+    assert pixels[..., :3].std() > 0.05
+
+
+def test_it_leaves_pyplot_alone(tmp_path):
+    from matplotlib import pyplot
+
+    figures.plot_routing(np.zeros((3, 8, 8, 1)), {"a": record()}, tmp_path / "routing.png")
+    assert pyplot.get_fignums() == []
+
+
+def test_the_winner_is_the_heaviest_kept_choice():
+    one = record(images=1, tokens=4, experts=4, k=2)
+    one.expert[0] = [[0, 1], [2, 3], [1, 0], [3, 2]]
+    one.weight[0] = [[0.9, 0.1], [0.6, 0.4], [0.5, 0.3], [0.7, 0.2]]
+    one.kept[0] = [[True, True], [False, True], [False, False], [True, False]]
+    expert, kept = figures._winners(one, 0)
+    assert expert[0].tolist() == [0, 3]
+    assert expert[1, 1] == 3
+    assert kept.tolist() == [[True, True], [False, True]]
+
+
+def test_a_class_token_has_no_place_in_the_picture():
+    one = record(images=1, tokens=5, experts=4)
+    one.kept[:] = True
+    expert, _ = figures._winners(one, 0)
+    np.testing.assert_array_equal(expert.ravel(), one.expert[0, 1:, 0])
+
+
+def test_shares_count_kept_choices():
+    one = record(images=2, tokens=2, experts=3)
+    one.expert[...] = np.array([[[0], [0]], [[1], [2]]])
+    one.kept[...] = np.array([[[True], [True]], [[True], [False]]])
+    np.testing.assert_allclose(figures.expert_shares(one), [2 / 3, 1 / 3, 0.0])
+
+
+def test_many_layers_are_thinned_to_the_first_and_last_among_them():
+    names = [str(i) for i in range(12)]
+    assert figures._spread(names, 4) == ["0", "4", "7", "11"]
+    assert figures._spread(names[:3], 4) == ["0", "1", "2"]
+
+
+def test_wrong_records_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no MoE layer"):
+        figures.plot_routing(np.zeros((3, 8, 8, 1)), {}, tmp_path / "x.png")
+    with pytest.raises(ValueError, match="of 3 images, but images has 2"):
+        figures.plot_routing(np.zeros((2, 8, 8, 1)), {"a": record()}, tmp_path / "x.png")

@@ -1,0 +1,117 @@
+"""The `keras-vmoe` command line: help, usage errors, exit codes."""
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+
+from keras_vmoe.trainers import cli, errors, profile
+
+HELP_WITHOUT_TENSORFLOW = """
+import sys
+from keras_vmoe.trainers import cli
+for argv in ([], ["--help"], ["train", "--help"], ["profile", "--help"]):
+    assert cli.main(argv) == 0
+assert cli.main(["train", "--gin_file=missing.gin"]) == 1
+print("heavy:", sorted({"tensorflow", "keras", "tensorflow_datasets", "orbit"} & set(sys.modules)))
+"""
+
+
+def test_help_imports_no_tensorflow():
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_WITHOUT_TENSORFLOW], capture_output=True, text=True, check=True
+    )
+    assert "heavy: []" in done.stdout
+    assert "--gin_bindings" in done.stdout
+    for name in cli.COMMANDS:
+        assert f"\n  {name}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["tran"], ["unknown command 'tran'", "train, profile"]),
+        (["train", "--gin_fil=x"], ["gin_fil", "gin_file", "keras-vmoe train --help"]),
+        (["train"], ["--gin_file is missing", "runs/quickstart.gin"]),
+        (["train", "quickstart.gin"], ["unexpected 'quickstart.gin'"]),
+        (["profile"], ["the model is missing"]),
+        (["profile", "vmoe_s32", "num_experts"], ["'num_experts' is not NAME=VALUE"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys, argv, words):
+    assert cli.main(argv) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("keras-vmoe: error: ")
+    assert message.count("\n") == 1
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_gin_file_is_named_with_the_shipped_ones(capsys):
+    assert cli.main(["train", "--gin_file=runs/quickstat.gin"]) == 1
+    message = capsys.readouterr().err
+    assert "--gin_file=runs/quickstat.gin" in message
+    assert "runs/quickstart.gin" in message
+
+
+def test_debug_shows_the_traceback(capsys):
+    assert cli.main(["train", "--gin_file=missing.gin", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_outside_of_a_run_is_exit_code_130(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_vmoe.trainers.profile.main", interrupted)
+    assert cli.main(["profile"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_error_lines_lose_graph_nodes_and_gin_calls():
+    tensorflow_like = types.SimpleNamespace(
+        message="{{node Decode}} Corrupt JPEG data [Op:Next] name: "
+    )
+    assert "Corrupt JPEG data" in errors.one_line(tensorflow_like)
+    assert "{{" not in errors.one_line(tensorflow_like)
+    gin_like = ValueError("bad width\n  In call to configurable 'VMoE' (<function make>)")
+    assert errors.one_line(gin_like) == "bad width"
+    assert errors.one_line(KeyError("name")) == "KeyError: 'name'"
+    assert errors.one_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("a=3", 3),
+        ("a=1.5", 1.5),
+        ("a=every_2", "every_2"),
+        ("a=(5, 7)", (5, 7)),
+        ("a=None", None),
+        ("a=", ""),
+        ("a=x=y", "x=y"),
+    ],
+)
+def test_overrides_are_literals_or_strings(word, value):
+    assert profile.parse_override(word) == ("a", value)
+
+
+def test_profile_prints_a_table_or_json(capsys):
+    words = ["profile", "vmoe_s32", "num_classes=10", "placement=(7,)"]
+    assert cli.main(words) == 0
+    table = capsys.readouterr().out
+    assert "encoder_block_7" in table
+    assert cli.main([*words, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert f"{counts['params']:,}" in table
+    assert cli.main([*words, "--depth=0"]) == 0
+    assert "encoder_block_7" not in capsys.readouterr().out
+
+
+def test_profile_names_what_it_does_not_know(capsys):
+    assert cli.main(["profile", "vmoe_b17"]) == 1
+    assert "vmoe_b17" in capsys.readouterr().err
+    assert cli.main(["profile", "vmoe_b16", "num_exprts=3"]) == 1
+    assert "num_exprts" in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""Every shipped gin file is sound: each run trains two steps in a tiny form."""
+
+import gzip
+import re
+import struct
+
+import numpy as np
+import pytest
+
+from keras_vmoe.trainers import cli, gin_config
+from keras_vmoe.trainers.metrics_log import MetricsLog
+from tests.trainers.tiny import TINY_VIT, TINY_VMOE
+
+RUNS = sorted(path.name for path in gin_config.SHIPPED.glob("runs/*.gin"))
+PARTS = sorted(
+    path for folder in ("models", "data") for path in gin_config.SHIPPED.glob(f"{folder}/*")
+)
+
+
+def idx_folder(folder):
+    """Writes a small fashion_mnist: 64 images to train on, 32 held out."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 64), ("t10k", 32)):
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            with gzip.open(folder / f"{split}-{kind}-ubyte.gz", "wb") as file:
+                file.write(head + array.tobytes())
+    return folder
+
+
+def read(name):
+    return (gin_config.SHIPPED / "runs" / name).read_text()
+
+
+def test_there_are_runs():
+    assert {"quickstart.gin", "quickstart_dense.gin"} <= set(RUNS)
+    assert {"fashion_mnist.gin", "fashion_mnist_dense.gin"} <= set(RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_takes_two_steps(name, tmp_path):
+    bindings = ["train.steps=2", "train.batch_size=8", "train.eval_batch_size=16"]
+    bindings += TINY_VMOE if "@VMoE" in _text_with_includes(name) else TINY_VIT
+    if "fashion_mnist" in name:
+        bindings.append(f"dataset.data_dir='{idx_folder(tmp_path)}'")
+    words = [f"--gin_bindings={binding}" for binding in bindings]
+    workdir = tmp_path / "workdir"
+    assert cli.main(["train", f"--gin_file=runs/{name}", f"--workdir={workdir}", *words]) == 0
+    assert MetricsLog(workdir / "metrics.jsonl").rows()[-1]["step"] == 2
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_opens_with_what_a_reader_asks_first(name):
+    head = read(name).split("\n\n")[0]
+    assert f"keras-vmoe train --gin_file=runs/{name}" in head
+    for word in ("Hardware:", "Time:", "Expected:"):
+        assert word in head
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("_dense.gin")])
+def test_a_dense_twin_differs_in_the_model_alone(name):
+    def body(text):
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+        return [line for line in lines if not line.startswith('include "models/')]
+
+    assert body(read(name)) == body(read(name.replace("_dense", "")))
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_part_parses_and_is_used(part):
+    gin_config.parse([str(part)], [])
+    used = "".join(read(name) for name in RUNS)
+    assert f'include "{part.parent.name}/{part.name}"' in used
+
+
+def _text_with_includes(name):
+    includes = re.findall(r'include "(.+?)"', read(name))
+    return read(name) + "".join((gin_config.SHIPPED / path).read_text() for path in includes)

@@ -1,0 +1,127 @@
+"""Runs as processes of their own: signals, sudden death, a disk that is full."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from keras_vmoe.trainers.metrics_log import MetricsLog
+from tests.trainers.tiny import arguments
+
+LONG = ("train.steps=4000", "train.log_every=5", "train.eval_every=5", "train.checkpoint_every=5")
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1"}
+MOST_SECONDS = 300
+
+
+def command(workdir, *bindings):
+    return [sys.executable, "-m", "keras_vmoe.trainers.cli", *arguments(workdir, *bindings)]
+
+
+def run(workdir, *bindings, **options):
+    return subprocess.run(
+        command(workdir, *bindings),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=MOST_SECONDS,
+        **options,
+    )
+
+
+def rows(workdir):
+    return MetricsLog(workdir / "metrics.jsonl").rows()
+
+
+def losses(workdir, until):
+    return [(r["step"], r["split"], r["loss"]) for r in rows(workdir) if r["step"] <= until]
+
+
+def run_until(workdir, step, number, *bindings):
+    """Starts a run, sends it a signal once it has logged a step, returns (exit code, stderr)."""
+    process = subprocess.Popen(
+        command(workdir, *bindings),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + MOST_SECONDS
+    while not any(row["step"] >= step for row in rows(workdir)) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, message = process.communicate(timeout=MOST_SECONDS)
+    return process.returncode, message
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    code, message = run_until(tmp_path, 10, signal.SIGINT, *LONG)
+    assert code == 130
+    assert "Traceback" not in message
+    assert "stopped by SIGINT at step" in message
+    assert not (tmp_path / "model.keras").exists()
+    reached = rows(tmp_path)[-1]["step"]
+    done = run(tmp_path, *LONG, f"train.steps={reached + 2}")
+    assert done.returncode == 0, done.stderr
+    assert "resume   from step" in done.stdout
+    steps = [row["step"] for row in rows(tmp_path) if row["split"] == "train"]
+    assert steps == [*range(5, reached + 2, 5), reached + 2]
+    assert (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_too(tmp_path):
+    code, message = run_until(tmp_path, 5, signal.SIGTERM, *LONG)
+    assert code == 143
+    assert "stopped by SIGTERM" in message
+    assert list(tmp_path.glob("checkpoints/*.index"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_loses_only_what_came_after_its_last_checkpoint(tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    code, _ = run_until(killed, 20, signal.SIGKILL, *LONG)
+    assert code == -signal.SIGKILL
+    reached = max(row["step"] for row in rows(killed))
+    # Whatever the moment of death was: a row cut in the middle must not matter.
+    with open(killed / "metrics.jsonl", "a") as file:
+        file.write('{"step": 99999, "spl')
+    ends = f"train.steps={reached + 10}"
+    resumed = run(killed, *LONG, ends)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resume   from step {reached // 5 * 5 - 5}" <= resumed.stdout
+    # The schedule of the learning rate depends on the length of the run: compare up to the death.
+    assert run_until(whole, reached, signal.SIGINT, *LONG)[0] == 130
+    for left, right in zip(losses(killed, reached), losses(whole, reached), strict=True):
+        assert left[:2] == right[:2]
+    before_death = min(20, reached)
+    np.testing.assert_allclose(
+        [loss for *_, loss in losses(killed, before_death)],
+        [loss for *_, loss in losses(whole, before_death)],
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_is_one_line_and_loses_nothing(tmp_path):
+    assert run(tmp_path, "train.steps=2").returncode == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+    def limit():
+        # No file may grow beyond 8 kB: the next checkpoint cannot be written.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    full = run(tmp_path, "train.steps=4", preexec_fn=limit)
+    assert full.returncode == 1
+    assert "Traceback" not in full.stderr
+    assert "keras-vmoe: error: " in full.stderr
+    for name in ("model.keras", "routing.png", "checkpoints/ckpt-2.index"):
+        assert (tmp_path / name).read_bytes() == before[tmp_path / name]
+    assert not list(tmp_path.glob("checkpoints/ckpt-4*"))
+    assert run(tmp_path, "train.steps=4").returncode == 0
+    assert rows(tmp_path)[-1]["step"] == 4

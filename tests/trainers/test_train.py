@@ -1,0 +1,185 @@
+"""`keras-vmoe train` from end to end, in this process."""
+
+import json
+import os
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vmoe.trainers import stopping
+from keras_vmoe.trainers.metrics_log import MetricsLog
+from tests.trainers.tiny import SHORT, TINY_VIT, train
+
+MEASURES = {"loss", "accuracy", "auxiliary_loss", "images_per_second"}
+ROUTING = {"expert_load_min", "expert_load_max", "dropped", "confidence", "entropy"}
+
+
+def rows(workdir):
+    return MetricsLog(workdir / "metrics.jsonl").rows()
+
+
+def losses(workdir):
+    return [(row["step"], row["split"], row["loss"], row["accuracy"]) for row in rows(workdir)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A whole tiny run of 6 steps, evaluated at 4 and 6."""
+    workdir = tmp_path_factory.mktemp("trained")
+    assert train(workdir, "train.checkpoint_every=2") == 0
+    return workdir
+
+
+def test_it_writes_what_it_promises(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints",
+        "config.gin",
+        "metrics.jsonl",
+        "model.keras",
+        "routing.png",
+        "tensorboard",
+    }
+    assert len(list(trained.glob("checkpoints/*.index"))) == 2
+    for split in ("train", "eval"):
+        assert list(trained.glob(f"tensorboard/{split}/events*"))
+    assert "VMoE.num_experts = 4" in (trained / "config.gin").read_text()
+
+
+def test_metrics_are_one_object_a_line(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["split"]) for row in lines] == [
+        (2, "train"),
+        (4, "train"),
+        (4, "eval"),
+        (6, "train"),
+        (6, "eval"),
+    ]
+    for row in lines:
+        assert row.keys() >= MEASURES
+        assert row.keys() >= {f"encoder_block_0_moe/{name}" for name in ROUTING}
+        assert 0 <= row["accuracy"] <= 1
+        assert ("learning_rate" in row) == (row["split"] == "train")
+
+
+def test_every_held_out_image_is_evaluated_once(trained):
+    accuracy = rows(trained)[-1]["accuracy"]
+    assert accuracy * 360 == pytest.approx(round(accuracy * 360), abs=1e-3)
+    load = rows(trained)[-1]["encoder_block_0_moe/expert_load_max"]
+    assert load >= 1 / 4
+
+
+def test_the_saved_model_takes_raw_images_and_agrees_with_the_evaluation(trained):
+    from keras_vmoe import data
+
+    model = keras.models.load_model(trained / "model.keras")
+    assert list(model.class_names) == [str(digit) for digit in range(10)]
+    batch = next(iter(data.make_dataset(data.load("digits").eval, 360, 8, training=False)))
+    logits = model.predict((batch["image"].numpy() + 1) * 127.5, batch_size=256, verbose=0)
+    accuracy = np.mean(logits.argmax(-1) == batch["label"].numpy())
+    assert accuracy == pytest.approx(rows(trained)[-1]["accuracy"], abs=1e-6)
+
+
+def test_the_checkpoint_holds_the_seeds(trained):
+    names = [name for name, _ in tf.train.list_variables(str(trained / "checkpoints"))]
+    for part in ("seeds/0", "step", "optimizer/", "means/0"):
+        assert any(name.startswith(part) for name in names)
+
+
+def test_the_same_command_again_says_that_it_is_done(trained, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    assert train(trained, "train.checkpoint_every=2") == 0
+    assert capsys.readouterr().out.startswith("already trained to step 6 in ")
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_another_configuration_is_refused_and_harms_nothing(trained, capsys):
+    before = (trained / "metrics.jsonl").read_text()
+    assert train(trained, "VMoE.num_experts=8") == 1
+    assert "VMoE.num_experts 4 -> 8" in capsys.readouterr().err
+    assert (trained / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("stop_at", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    trained, tmp_path, monkeypatch, capsys, stop_at
+):
+    checks = iter(range(100))
+
+    def check(self):
+        # Steps and evaluation batches both ask; 4 is between the round and its evaluation.
+        if next(checks) == stop_at:
+            raise stopping.StopRequested(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.StopSignal, "check", check)
+        assert train(tmp_path) == 130
+    assert f"stopped by SIGINT at step {stop_at} of 6" in capsys.readouterr().err
+    assert not (tmp_path / "model.keras").exists()
+    assert train(tmp_path) == 0
+    assert f"resume   from step {stop_at}" in capsys.readouterr().out
+    for left, right in zip(losses(trained), losses(tmp_path), strict=True):
+        assert left[:2] == right[:2]
+        np.testing.assert_allclose(left[2:], right[2:], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_longer_run_goes_on(tmp_path, capsys):
+    assert train(tmp_path, "train.steps=2", "train.routing_images=0") == 0
+    assert train(tmp_path, "train.steps=3", "train.routing_images=0") == 0
+    output = capsys.readouterr().out
+    assert "resume   from step 2" in output
+    assert "train.steps 2 -> 3" in output
+    assert [row["step"] for row in rows(tmp_path) if row["split"] == "eval"] == [2, 3]
+
+
+def test_the_dense_twin_has_no_routing(tmp_path):
+    options = {"gin_file": "runs/quickstart_dense.gin", "tiny": TINY_VIT + SHORT}
+    assert train(tmp_path, "train.steps=1", "adamw.ema_momentum=0.9", **options) == 0
+    assert not (tmp_path / "routing.png").exists()
+    assert not any("/" in name for name in rows(tmp_path)[-1])
+
+
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        ("dataset.name='digit'", "digit"),
+        ("dataset.name='image_folder:nowhere'", "nowhere"),
+        ("VMoE.num_heads=3", "num_heads"),
+        ("VMoE.num_selected=9", "num_selected"),
+    ],
+)
+def test_what_the_data_or_the_model_refuse_is_one_line(tmp_path, capsys, binding, words):
+    assert train(tmp_path, binding) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("keras-vmoe: error: ")
+    assert message.count("\n") == 1
+    assert words in message
+
+
+def test_a_full_disk_keeps_what_was_saved(trained, tmp_path, capsys, monkeypatch):
+    workdir = shutil.copytree(trained, tmp_path / "copy")
+    before = {path: path.read_bytes() for path in workdir.rglob("ckpt*")}
+    model = (workdir / "model.keras").read_bytes()
+
+    def full(self, *args, **options):
+        (workdir / "checkpoints" / "ckpt-8.data-00000-of-00001.tempstate1").write_text("half")
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", full)
+    assert train(workdir, "train.steps=8") == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in workdir.rglob("ckpt*")} == before
+    assert (workdir / "model.keras").read_bytes() == model
+
+
+def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "copy")
+    data_file = next(workdir.glob("checkpoints/ckpt-6.data*"))
+    os.truncate(data_file, data_file.stat().st_size // 2)
+    assert train(workdir, "train.steps=8") == 1
+    message = capsys.readouterr().err
+    assert "cannot resume from" in message
+    assert "ckpt-6" in message

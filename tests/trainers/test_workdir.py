@@ -1,0 +1,61 @@
+"""The folder of a run."""
+
+import os
+
+import pytest
+
+from keras_vmoe.trainers.workdir import Workdir, default_path
+
+CONFIG = "# Parameters for train:\ntrain.epochs = 3\ntrain.seed = 0\nVMoE.num_experts = 8\n"
+
+
+def test_it_is_made_with_its_parents(tmp_path):
+    assert Workdir(tmp_path / "a" / "b").path.is_dir()
+
+
+def test_a_file_in_its_place_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"--workdir=.*file cannot be written to"):
+        Workdir(tmp_path / "file")
+
+
+def test_the_same_config_may_resume(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert workdir.check_config(CONFIG) == []
+    workdir.write_config(CONFIG)
+    assert workdir.check_config(CONFIG) == []
+
+
+def test_a_longer_run_may_resume_and_says_so(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.write_config(CONFIG)
+    changes = workdir.check_config(CONFIG.replace("epochs = 3", "epochs = 5"))
+    assert changes == ["train.epochs 3 -> 5"]
+
+
+def test_another_model_may_not(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.write_config(CONFIG)
+    with pytest.raises(ValueError, match=r"VMoE.num_experts 8 -> 16.*another --workdir"):
+        workdir.check_config(CONFIG.replace("8", "16"))
+    with pytest.raises(ValueError, match=r"VMoE.num_experts 8 -> -"):
+        workdir.check_config(CONFIG.replace("VMoE.num_experts = 8\n", ""))
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.model.write_text("old")
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        workdir.replace(workdir.model, fail)
+    assert workdir.model.read_text() == "old"
+    assert os.listdir(tmp_path) == ["model.keras"]
+
+
+def test_default_paths_keep_runs_apart():
+    assert str(default_path("runs/quickstart.gin", 1)) == "workdir/quickstart-seed1"
+    assert default_path("a/x.gin", 0) != default_path("a/y.gin", 0)

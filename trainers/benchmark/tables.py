@@ -1,0 +1,147 @@
+"""Aligned text tables with units in their headers, and the words below them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from keras_vmoe.trainers.benchmark.settings import LayerSettings, ModelSettings
+
+
+class Column(NamedTuple):
+    """A column: where its values are, what stands above them, and how they are written.
+
+    Attributes:
+        path: keys into a row, joined by dots.
+        title: first line of the header.
+        unit: second line of the header.
+        form: format of a value.
+        width: at least; headers may widen it.
+        scale: multiplies a number before it is written.
+    """
+
+    path: str
+    title: str
+    unit: str = ""
+    form: str = ""
+    width: int = 0
+    scale: float = 1
+
+
+LAYER = (
+    Column("pass", "pass", form="<", width=16),
+    Column("experts", "E", width=4),
+    Column("selected", "k"),
+    Column("tokens", "n", "tokens", ",", 7),
+    Column("kept_rows", "kept", "rows", ",", 7),
+    Column("kept_share", "kept", "%", ".1f", 5, 100),
+    Column("moe.wall_ms", "MoE", "ms", ".1f", 7),
+    Column("moe.cpu_ms", "MoE", "CPU-ms", ".1f", 7),
+    Column("dense.wall_ms", "dense", "ms", ".1f", 7),
+    Column("dense.cpu_ms", "dense", "CPU-ms", ".1f", 7),
+    Column("faster_dense", "dense", "form", ">", 8),
+    Column("efficiency.wall", "efficiency", "wall", ".2f"),
+    Column("efficiency.cpu", "efficiency", "CPU", ".2f"),
+    Column("padded_floor.wall", "padded", "wall", ".2f"),
+    Column("padded_floor.cpu", "padded", "CPU", ".2f"),
+)
+
+CAPACITY = (
+    Column("experts", "E", width=4),
+    Column("selected", "k"),
+    Column("tokens", "n", "tokens", ",", 7),
+    Column("capacity_factor", "C", form="g", width=5),
+    Column("slots", "slots", "E, group"),
+    Column("kept_share", "kept", "%", ".1f", 5, 100),
+    Column("moe.wall_ms", "MoE", "ms", ".1f", 7),
+    Column("moe.cpu_ms", "MoE", "CPU-ms", ".1f", 7),
+    Column("relative.wall", "relative", "wall", ".2f"),
+    Column("relative.cpu", "relative", "CPU", ".2f"),
+)
+
+MODEL = (
+    Column("row", "model", form="<", width=11),
+    Column("pass", "pass", form="<", width=8),
+    Column("params", "params", "M", ",.1f", 7, 1e-6),
+    Column("kept_share", "kept", "%", ".1f", 5, 100),
+    Column("model.wall_ms", "time", "ms", ".1f", 8),
+    Column("model.cpu_ms", "time", "CPU-ms", ".1f", 8),
+    Column("plain.wall_ms", "plain", "ms", ".1f", 8),
+    Column("plain.cpu_ms", "plain", "CPU-ms", ".1f", 8),
+    Column("ratio.wall", "ratio", "wall", ".2f"),
+    Column("ratio.cpu", "ratio", "CPU", ".2f"),
+    Column("peak_memory_bytes", "peak", "GB", ".2f", 5, 1e-9),
+)
+
+
+def header(columns: Sequence[Column]) -> str:
+    """Returns the header of a table: titles, units, a rule."""
+    titles = _join(columns, [column.title for column in columns])
+    units = _join(columns, [column.unit for column in columns])
+    return f"{titles}\n{units}\n{'-' * len(titles)}"
+
+
+def line(columns: Sequence[Column], row: Mapping[str, Any]) -> str:
+    """Returns a row of a table; what was not measured is a dash.
+
+    Args:
+        columns: the table's columns.
+        row: the row, of mappings in mappings.
+
+    Example:
+        >>> line([Column("a.ms", "a", "ms", ".1f", 6), Column("b", "b")], {"a": {"ms": 2.25}})
+        '   2.2  -'
+    """
+    return _join(columns, [_cell(column, row) for column in columns])
+
+
+def _cell(column: Column, row: Mapping[str, Any]) -> str:
+    value: Any = row
+    for key in column.path.split("."):
+        value = value.get(key) if value is not None else None
+    if value is None:
+        return "-"
+    return format(value * column.scale if column.scale != 1 else value, column.form)
+
+
+def _join(columns: Sequence[Column], cells: Sequence[str]) -> str:
+    parts = []
+    for column, cell in zip(columns, cells, strict=True):
+        width = max(column.width, len(column.title), len(column.unit))
+        parts.append(f"{cell:<{width}}" if column.form == "<" else f"{cell:>{width}}")
+    return "  ".join(parts)
+
+
+def layer_note(settings: LayerSettings) -> str:
+    """Returns the two lines below the table of layer efficiencies."""
+    metrics = "with" if settings.routing_metrics else "without"
+    return (
+        "efficiency = dense / MoE; dense: an MLP (the faster of one-shot and row-chunked) on the "
+        "kept (token, choice) rows; padded = dense / the experts alone on [E, slots] buffers.\n"
+        f"Medians of {settings.rounds} interleaved rounds. forward: inference; forward+backward: "
+        "with router noise, auxiliary losses, and gradients of inputs and weights; both "
+        f"{metrics} routing metrics. d={settings.width}, h={settings.hidden_dim}, "
+        f"C={settings.capacity_factor:g}, batch priority, float32."
+    )
+
+
+def capacity_note(settings: LayerSettings) -> str:
+    """Returns the two lines below the table of capacities."""
+    return (
+        f"relative = time / time at C={settings.capacities[0]:g}: what a trained layer saves at "
+        "inference when its capacity is cut.\n"
+        "kept: share of the (token, choice) pairs that found a slot; slots are those of an expert "
+        "in a group, rounded up to a multiple of 4. Batch priority."
+    )
+
+
+def model_note(settings: ModelSettings) -> str:
+    """Returns the two lines below the table of models."""
+    metrics = "with" if settings.routing_metrics else "without"
+    return (
+        "ratio = time / time of a plain Keras ViT of the same shape in the same rounds; train: "
+        "forward, backward and Adam with clipping by the global norm, in one graph.\n"
+        f"Medians of {settings.rounds} interleaved rounds, {settings.batch_size} images of "
+        f"{settings.image_size} px, float32, {metrics} routing metrics; kept: at inference; peak: "
+        "of a process of its own (--memory)."
+    )

@@ -1,0 +1,83 @@
+"""The `keras-vmoe` command: finds the subcommand, runs it, says plainly what went wrong.
+
+Only the standard library and absl are imported here, so that help costs no import of TensorFlow;
+a subcommand's module is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from keras_vmoe.trainers import errors
+
+
+class Command(NamedTuple):
+    """One subcommand: the module whose `main(argv)` runs it, and its line in the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("train", "train a model from a gin file"),
+    "profile": Command("profile", "count the parameters and FLOPs of a model, without building it"),
+    "benchmark": Command("benchmark", "measure layers and models against their dense twins"),
+}
+
+
+def usage() -> str:
+    """Returns the text of `keras-vmoe --help`."""
+    rows = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
+    return (
+        "Sparse mixtures of experts for vision in Keras 3.\n\n"
+        "usage: keras-vmoe COMMAND [options]\n\n"
+        f"commands:\n{rows}\n\n"
+        "  keras-vmoe train --gin_file=runs/quickstart.gin     a first run, in about a minute\n"
+        "  keras-vmoe COMMAND --help                           the options of a command\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one `keras-vmoe` command line.
+
+    Args:
+        argv: the words after `keras-vmoe`; those of this process by default.
+
+    Returns:
+        The exit code: 0, 1 for an error, 2 for a wrong command line, 130 and 143 when a run was
+        stopped by Ctrl-C and by SIGTERM.
+
+    Example:
+        >>> from keras_vmoe.trainers import cli
+        >>> cli.main(["profile", "--help"])  # doctest: +ELLIPSIS
+        usage: keras-vmoe profile ...
+        0
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        return errors.report(
+            errors.UsageError(f"unknown command {name!r}; the commands are: {', '.join(COMMANDS)}")
+        )
+    debug = "--debug" in rest
+    # TensorFlow reports at length on devices that it does not find; it reads this when imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
+    try:
+        module = importlib.import_module(f"keras_vmoe.trainers.{COMMANDS[name].module}")
+        return int(module.main(rest) or 0)
+    except KeyboardInterrupt:
+        print("\nkeras-vmoe: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return errors.report(error, debug=debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""What a training run can be told: the parameters of `train` in a gin file."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras_vmoe.trainers.losses import LOSSES
+
+DISTRIBUTIONS = ("one_device",)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run. Gin calls it `train`: `train.epochs = 30`.
+
+    Args:
+        model: called with `image_size`, `channels` and `num_classes`, returns a Keras model that
+            maps images in [-1, 1] to logits; `@VMoE`, `@ViT` or `@from_variant` in gin.
+        optimizer: called with `total_steps` and `steps_per_epoch`; `@adamw` in gin.
+        dataset: called without arguments, returns an `ImageSource`; `@dataset` in gin.
+        augment: `@Augment()` in gin, or None.
+        image_size: side of the images in pixels, as the model sees them.
+        channels: 1 or 3; None: as the data has them.
+        loss: "softmax" or "sigmoid".
+        label_smoothing: share of the probability that is spread over all classes.
+        no_weight_decay: a variable whose path holds one of these words is not decayed.
+        batch_size: images of one step, over all devices.
+        eval_batch_size: images of one evaluation step, over all devices.
+        epochs: length of the run; ignored when `steps` is given.
+        steps: length of the run in steps.
+        log_every: steps between two rows of training metrics.
+        eval_every: steps between two evaluations; None: at the end only.
+        checkpoint_every: steps between two checkpoints; None: at the end only. Ctrl-C makes one.
+        keep_checkpoints: how many are kept.
+        seed: of the initial weights, the order of the images, augmentation and noise.
+        routing_images: how many images `routing.png` shows; 0: no picture.
+        distribution: "one_device".
+    """
+
+    model: Callable[..., Any]
+    optimizer: Callable[..., Any]
+    dataset: Callable[..., Any]
+    image_size: int
+    augment: Any = None
+    channels: int | None = None
+    loss: str = "softmax"
+    label_smoothing: float = 0.0
+    no_weight_decay: Sequence[str] = ("bias", "gamma", "beta", "position_embedding", "token")
+    batch_size: int = 128
+    eval_batch_size: int = 256
+    epochs: float = 10.0
+    steps: int | None = None
+    log_every: int = 50
+    eval_every: int | None = None
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    seed: int = 0
+    routing_images: int = 4
+    distribution: str = "one_device"
+
+    def __post_init__(self) -> None:
+        for name in ("model", "optimizer", "dataset"):
+            value = getattr(self, name)
+            # A built model is callable too, but makes no model.
+            if not (inspect.isroutine(value) or inspect.isclass(value)):
+                raise ValueError(
+                    f"train.{name}={value!r} is not a reference; "
+                    f"write it with an at sign and without brackets, such as train.{name} = @name"
+                )
+        self._check_positive("image_size", "batch_size", "eval_batch_size", "log_every")
+        self._check_positive("keep_checkpoints", "epochs")
+        self._check_positive(
+            *(
+                n
+                for n in ("steps", "eval_every", "checkpoint_every")
+                if getattr(self, n) is not None
+            )
+        )
+        self._check_choice("loss", LOSSES)
+        self._check_choice("distribution", DISTRIBUTIONS)
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"train.label_smoothing={self.label_smoothing!r} must be in [0, 1)")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Returns the length of the run in steps.
+
+        Args:
+            steps_per_epoch: batches of one epoch.
+        """
+        return self.steps or max(round(self.epochs * steps_per_epoch), 1)
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or value <= 0 or (name != "epochs" and value != int(value)):
+                kind = "a positive number" if name == "epochs" else "a positive whole number"
+                raise ValueError(f"train.{name}={value!r} must be {kind}")
+
+    def _check_choice(self, name: str, choices: Sequence[str]) -> None:
+        if getattr(self, name) not in choices:
+            known = ", ".join(repr(choice) for choice in choices)
+            raise ValueError(f"train.{name}={getattr(self, name)!r} is unknown; known: {known}")

@@ -1,0 +1,69 @@
+"""The names that gin files may use. Importing this module registers them, once."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from keras_vmoe import data, models
+from keras_vmoe.trainers import gin_config, optimizers
+from keras_vmoe.trainers.config import TrainConfig
+
+
+def factory(target: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a plain function that calls a class, with the class's own parameters.
+
+    Gin changes a class that it is given, which breaks Keras 3 classes; it leaves a function
+    alone, and the signature lets it refuse a misspelt parameter.
+
+    Args:
+        target: a class, or a class method.
+    """
+    parameters = inspect.signature(target).parameters.values()
+    if inspect.isclass(target):
+        # Keras classes take any keyword, and refuse the unknown ones only when they are called.
+        parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    make.__name__ = make.__qualname__ = target.__name__
+    make.__doc__ = target.__doc__
+    make.__signature__ = inspect.Signature(list(parameters))
+    return make
+
+
+def train_config() -> TrainConfig:
+    """Returns the run that the parsed gin files describe.
+
+    Raises:
+        ValueError: if a parameter has a wrong value, or one that has no default is not bound.
+    """
+    try:
+        return gin_config.load().get_configurable("train")()
+    except TypeError as error:
+        raise ValueError(
+            f"the gin file binds no {_missing(error)}; a run binds train.model, train.optimizer, "
+            "train.dataset and train.image_size, as runs/quickstart.gin does"
+        ) from error
+
+
+def _missing(error: TypeError) -> str:
+    names = re.findall(r"'(\w+)'", str(error).splitlines()[0])
+    return " and ".join(f"train.{name}" for name in names) or "train"
+
+
+def _register() -> None:
+    register = gin_config.load().external_configurable
+    register(factory(TrainConfig), "train")
+    register(factory(models.VMoE), "VMoE")
+    register(factory(models.ViT), "ViT")
+    register(factory(models.from_variant), "from_variant")
+    register(factory(data.load), "dataset")
+    register(factory(data.Augment), "Augment")
+    register(optimizers.adamw, "adamw")
+
+
+_register()

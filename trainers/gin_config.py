@@ -1,0 +1,126 @@
+"""Gin files: where they are found, how they are read, what a run made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from keras_vmoe.trainers import errors
+
+# In a checkout trainers/ and gin/ are neighbours; in the installed package they are
+# keras_vmoe/trainers and keras_vmoe/gin.
+SHIPPED = Path(__file__).resolve().parent.parent / "gin"
+_search_path: set[str] = set()
+_BINDING = re.compile(r"^([\w./]+) = (.*)$")
+
+
+def load() -> ModuleType:
+    """Returns gin-config's module.
+
+    Raises:
+        ImportError: if gin-config is not installed. In a checkout `import gin` succeeds even
+            then, as an empty namespace: this project's folder of gin files has that name.
+    """
+    try:
+        import gin
+
+        gin.parse_config  # noqa: B018  (an empty namespace package lacks it)
+    except (ImportError, AttributeError):
+        raise ImportError(
+            "gin-config is not installed; training needs: pip install 'keras-vmoe[train]'"
+        ) from None
+    return gin
+
+
+def find(name: str) -> Path:
+    """Finds a gin file.
+
+    Args:
+        name: a path, or a path below the folder of gin files that this package ships.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        FileNotFoundError: if there is no such file; the message lists the shipped runs.
+    """
+    for path in (Path(name).expanduser(), SHIPPED / name):
+        if path.is_file():
+            return path
+    runs = ", ".join(f"runs/{path.name}" for path in sorted(SHIPPED.glob("runs/*.gin")))
+    raise FileNotFoundError(f"--gin_file={name}: no such file, here or in {SHIPPED} ({runs})")
+
+
+def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads gin files and bindings, in this order, into gin's global config.
+
+    Args:
+        files: paths as `find` takes them; an `include` is looked up beside the file that was
+            named first and in the shipped folder.
+        bindings: lines such as "train.epochs=3"; they win over the files.
+
+    Raises:
+        ValueError: an unknown name or parameter.
+        SyntaxError: a line that is not gin.
+        OSError: a missing file or include.
+    """
+    gin = load()
+    # Registers the names; it needs TensorFlow, which a misspelt file name should not wait for.
+    from keras_vmoe.trainers import configurables  # noqa: F401
+
+    paths = [find(name) for name in files]
+    gin.clear_config()
+    for folder in (*(str(path.parent) for path in paths), str(SHIPPED)):
+        if folder not in _search_path:
+            _search_path.add(folder)
+            gin.add_config_file_search_path(folder)
+    with _quiet_logging():
+        for path in paths:
+            gin.parse_config_file(str(path))
+    for binding in bindings:
+        _parse_binding(gin, binding)
+
+
+def _parse_binding(gin: ModuleType, binding: str) -> None:
+    try:
+        gin.parse_config(binding)
+    except SyntaxError as error:
+        raise ValueError(
+            f"--gin_bindings={binding}: {errors.one_line(error)}; gin wants strings in quotes "
+            "and an @ before names, such as dataset.name='digits' or train.model=@VMoE"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    # Gin logs an error for each folder of the search path that an include is not in.
+    former = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(former)
+
+
+def operative() -> str:
+    """Returns the bindings that the run used, defaults included, one a line."""
+    text = load().operative_config_str(max_line_length=10_000)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("# ===")) + "\n"
+
+
+def bindings(text: str) -> dict[str, str]:
+    """Returns the bindings of an operative config.
+
+    Args:
+        text: what `operative` returned.
+
+    Example:
+        >>> bindings("# Parameters for train:\\ntrain.epochs = 3\\n")
+        {'train.epochs': '3'}
+    """
+    matches = (_BINDING.match(line) for line in text.splitlines())
+    return {match[1]: match[2] for match in matches if match}

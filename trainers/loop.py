@@ -1,0 +1,205 @@
+"""One training step and one evaluation step, as Orbit drives them under a distribution strategy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import keras
+import orbit
+import tensorflow as tf
+
+from keras_vmoe.trainers.stopping import StopRequested, StopSignal
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+Batch = dict[str, tf.Tensor]
+
+
+def distribution_strategy(name: str) -> tf.distribute.Strategy:
+    """Returns the strategy of a `train.distribution`.
+
+    Args:
+        name: "one_device": the first GPU, or the CPU where there is none.
+    """
+    if name != "one_device":
+        raise ValueError(f"train.distribution={name!r} is unknown; known: 'one_device'")
+    return tf.distribute.OneDeviceStrategy(
+        "/gpu:0" if tf.config.list_physical_devices("GPU") else "/cpu:0"
+    )
+
+
+class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
+    """Trains and evaluates a classifier, on one replica or many.
+
+    The loss of a step is the sum over images of the task loss divided by the global batch size,
+    plus the model's own (auxiliary) losses divided by the number of replicas: summed over
+    replicas, both are means.
+
+    Args:
+        strategy: the distribution strategy in whose scope model and optimizer were made.
+        model: maps images to logits.
+        optimizer: built with the model's trainable variables.
+        loss: `(labels, logits)` to one number an image.
+        eval_batches: the held-out images, each once; the last batch may be smaller.
+        batch_size: images of one training step, over all replicas.
+        stop: read between two steps.
+        on_step: called with the step's number after each training step.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss: Loss,
+        eval_batches: tf.data.Dataset,
+        batch_size: int,
+        stop: StopSignal,
+        on_step: Callable[[int], None],
+    ) -> None:
+        self.strategy, self.model, self.optimizer, self.loss = strategy, model, optimizer, loss
+        self.batch_size, self.stop, self.on_step = batch_size, stop, on_step
+        orbit.StandardTrainer.__init__(self, None)
+        orbit.StandardEvaluator.__init__(self, self._distribute(eval_batches))
+        with strategy.scope():
+            self.global_step = orbit.utils.create_global_step()
+            names = ("loss", "accuracy", "auxiliary_loss")
+            self._means = {name: keras.metrics.Mean(name=name) for name in names}
+        self._clock = (time.monotonic(), 0)
+        self._traced = False
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """All running means: the loop's own, then those of the model's layers."""
+        # Keras lists the metric of a nested layer once for each layer around it.
+        of_layers = {id(metric): metric for metric in self.model.metrics}
+        return [*self._means.values(), *of_layers.values()]
+
+    # Training.
+
+    def feed(self, train_batches: tf.data.Dataset) -> None:
+        """Hands in the training data, once it is known at which step the run begins.
+
+        Args:
+            train_batches: endless batches of `{"image", "label"}`.
+        """
+        self.train_dataset = self._distribute(train_batches)
+
+    def _distribute(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        # One replica reads the data as it is; a distributed iterator would only cost time there.
+        if self.strategy.num_replicas_in_sync == 1:
+            return batches
+        return self.strategy.experimental_distribute_dataset(batches)
+
+    def create_train_loop_fn(self) -> Callable:
+        """Returns the loop over steps; a Python loop, so that a signal is heard between steps."""
+        step_function = tf.function(self.train_step, autograph=False)
+
+        def checked_step(iterator: tf.data.Iterator) -> None:
+            self.stop.check()
+            step_function(iterator)
+            step = int(self.global_step.numpy())
+            self.on_step(step)
+            if not self._traced:
+                # The first step traces the graph: no measure of speed.
+                self._traced, self._clock = True, (time.monotonic(), step)
+
+        return orbit.utils.create_loop_fn(checked_step)
+
+    def train_loop_begin(self) -> None:
+        """Starts the clock of a round of steps; the means go on where a checkpoint left them."""
+        self._clock = (time.monotonic(), int(self.global_step.numpy()))
+
+    def train_step(self, iterator: tf.data.Iterator) -> None:
+        """Takes one step on every replica."""
+        self.strategy.run(self._replica_train_step, args=(next(iterator),))
+        self.global_step.assign_add(1)
+
+    def _replica_train_step(self, batch: Batch) -> None:
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self.model(batch["image"], training=True)
+            losses = self.loss(batch["label"], logits)
+            auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
+            total = tf.reduce_sum(losses) / self.batch_size
+            total += auxiliary / self.strategy.num_replicas_in_sync
+        gradients = tape.gradient(total, [v.value for v in variables])
+        self.optimizer.apply(gradients, variables)
+        self._update_means(batch["label"], logits, losses, auxiliary)
+
+    def train_loop_end(self) -> dict[str, float]:
+        """Returns the means of the round and forgets them."""
+        began, first_step = self._clock
+        step = int(self.global_step.numpy())
+        images = (step - first_step) * self.batch_size
+        speed = images / (time.monotonic() - began) if images else None
+        rate = self.optimizer.learning_rate
+        output = self._results()
+        output["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
+        if speed:
+            output["images_per_second"] = speed
+        return output
+
+    # Evaluation.
+
+    def create_eval_loop_fn(self, has_state: bool) -> Callable:
+        """Returns the loop over the held-out batches."""
+        step_function = tf.function(self.eval_step, autograph=False)
+
+        def checked_step(iterator: tf.data.Iterator) -> None:
+            try:
+                self.stop.check()
+            except StopRequested:
+                # Half an evaluation must not get into the training means of the checkpoint.
+                self.reset()
+                raise
+            step_function(iterator)
+
+        return orbit.utils.create_loop_fn(checked_step)
+
+    def eval_begin(self) -> None:
+        """Empties the means and starts the clock."""
+        self.reset()
+        self._clock = (time.monotonic(), 0)
+
+    def eval_step(self, iterator: tf.data.Iterator) -> None:
+        """Evaluates one batch on every replica."""
+        self.strategy.run(self._replica_eval_step, args=(next(iterator),))
+
+    def _replica_eval_step(self, batch: Batch) -> None:
+        logits = self.model(batch["image"], training=False)
+        losses = self.loss(batch["label"], logits)
+        auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
+        self._update_means(batch["label"], logits, losses, auxiliary)
+
+    def eval_end(self, *_: object) -> dict[str, float]:
+        """Returns the means over the held-out images and forgets them."""
+        images = float(keras.ops.convert_to_numpy(self._means["accuracy"].count))
+        output = self._results()
+        output["images_per_second"] = images / (time.monotonic() - self._clock[0])
+        return output
+
+    # Means.
+
+    def reset(self) -> None:
+        """Empties all running means."""
+        for metric in self.metrics:
+            metric.reset_state()
+
+    def _update_means(
+        self, labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor, auxiliary: tf.Tensor
+    ) -> None:
+        classes = labels if labels.shape.rank == 1 else tf.argmax(labels, -1)
+        hits = tf.equal(tf.argmax(logits, -1, tf.int64), tf.cast(classes, tf.int64))
+        self._means["loss"].update_state(losses)
+        self._means["accuracy"].update_state(tf.cast(hits, tf.float32))
+        self._means["auxiliary_loss"].update_state(auxiliary)
+
+    def _results(self) -> dict[str, float]:
+        names = [m.name for m in self.metrics]
+        output = {m.name: float(keras.ops.convert_to_numpy(m.result())) for m in self.metrics}
+        if len(set(names)) != len(names):
+            raise ValueError(f"two metrics of the model share a name: {sorted(names)}")
+        self.reset()
+        return output

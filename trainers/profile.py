@@ -1,0 +1,81 @@
+"""`keras-vmoe profile`: the parameters and FLOPs of a model, in closed form."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from keras_vmoe.trainers import command_line
+from keras_vmoe.trainers.errors import UsageError
+
+_SYNOPSIS = "profile MODEL [NAME=VALUE]..."
+_TEXT = """
+Counts the parameters and the FLOPs of one image through a model, layer by layer, without building
+it. MODEL is one of keras_vmoe.list_variants(); every argument of the model can be overridden.
+
+  keras-vmoe profile vmoe_b16 num_classes=1000 image_size=384 placement=every_2
+  keras-vmoe profile vmoe_s32 num_experts=8 num_selected=1 capacity_factor=1.05
+"""
+
+
+def _flags() -> flags.FlagValues:
+    values = command_line.new_flags()
+    flags.DEFINE_integer(
+        "depth", 1, "0: the model alone, 1: its layers, 2: their parts, ...", 0, flag_values=values
+    )
+    flags.DEFINE_boolean("json", False, "Print JSON instead of a table.", flag_values=values)
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `keras-vmoe profile`.
+
+    Args:
+        argv: the words after `profile`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: a wrong command line.
+        ValueError: an unknown model or argument.
+    """
+    values = _flags()
+    words = command_line.parse(values, argv, "profile")
+    if values.help:
+        print(command_line.help_text(values, _SYNOPSIS, _TEXT), end="")
+        return 0
+    if not words or "=" in words[0] or words[0].startswith("-"):
+        raise UsageError("profile: the model is missing; see keras-vmoe profile --help")
+    overrides = dict(parse_override(word) for word in words[1:])
+    from keras_vmoe import analysis
+
+    profile = analysis.profile(words[0], **overrides)
+    print(json.dumps(profile.to_dict(), indent=2) if values.json else profile.table(values.depth))
+    return 0
+
+
+def parse_override(word: str) -> tuple[str, Any]:
+    """Returns name and value of an override.
+
+    Args:
+        word: NAME=VALUE; a value that is not a Python literal is a string.
+
+    Raises:
+        UsageError: if there is no equals sign.
+
+    Example:
+        >>> parse_override("placement=(5, 7)"), parse_override("placement=every_2")
+        (('placement', (5, 7)), ('placement', 'every_2'))
+    """
+    name, equals, value = word.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"profile: {word!r} is not NAME=VALUE, such as num_experts=8")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -1,0 +1,283 @@
+"""A training run: from a config and a folder to a trained model, and on from where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+import keras
+import orbit
+import tensorflow as tf
+
+from keras_vmoe import data
+from keras_vmoe.trainers import gin_config, losses, optimizers, results
+from keras_vmoe.trainers.averaging import averaged_weights
+from keras_vmoe.trainers.checkpointing import Checkpoints
+from keras_vmoe.trainers.config import TrainConfig
+from keras_vmoe.trainers.loop import ClassificationLoop, distribution_strategy
+from keras_vmoe.trainers.progress import Progress, duration
+from keras_vmoe.trainers.stopping import StopRequested, StopSignal
+from keras_vmoe.trainers.workdir import Workdir
+
+
+class Run:
+    """Everything of one run. Making it builds the model; `execute` trains it.
+
+    Args:
+        config: the run's parameters.
+        workdir: the run's folder.
+        stop: tells of Ctrl-C and SIGTERM.
+
+    Raises:
+        ValueError: a wrong parameter, or a folder with a run of another configuration.
+        OSError: data or folder that cannot be read or written.
+    """
+
+    def __init__(self, config: TrainConfig, workdir: Workdir, stop: StopSignal) -> None:
+        self.config, self.workdir = config, workdir
+        keras.utils.set_random_seed(config.seed)
+        self.source = config.dataset()
+        self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
+        self.total_steps = config.total_steps(self.steps_per_epoch)
+        self._channels = config.channels or self.source.image_shape[-1]
+        self._strategy = distribution_strategy(config.distribution)
+        with self._strategy.scope():
+            self.model, self._optimizer = self._build()
+        self.config_text = gin_config.operative()
+        self.changes = workdir.check_config(self.config_text)
+        self._eval_batch_size = min(config.eval_batch_size, self.source.eval.num_examples)
+        self._eval_steps = math.ceil(self.source.eval.num_examples / self._eval_batch_size)
+        self._eval_batches = self._batches(self.source.eval, self._eval_batch_size)
+        self._progress: Progress | None = None
+        self.loop = ClassificationLoop(
+            strategy=self._strategy,
+            model=self.model,
+            optimizer=self._optimizer,
+            loss=self._loss,
+            eval_batches=self._eval_batches,
+            batch_size=config.batch_size,
+            stop=stop,
+            on_step=self._on_step,
+        )
+        self.checkpoints = Checkpoints(self.loop, workdir.checkpoints, config.keep_checkpoints)
+        self.first_step = self.checkpoints.restore()
+
+    @property
+    def step(self) -> int:
+        """The number of steps taken."""
+        return int(self.loop.global_step.numpy())
+
+    def finished(self) -> bool:
+        """Tells whether the folder holds all that this run would make."""
+        return (
+            self.first_step >= self.total_steps
+            and self.workdir.metrics.last("eval", self.first_step) is not None
+            and self.workdir.model.exists()
+        )
+
+    def execute(self) -> None:
+        """Trains from the step that was restored to the end, and writes the results.
+
+        Raises:
+            StopRequested: after a signal; a checkpoint of the step reached has been saved.
+            OSError: if something cannot be written.
+        """
+        self.workdir.metrics.keep_until(self.first_step)
+        self.workdir.write_config(self.config_text)
+        self.loop.feed(self._training_batches())
+        self._progress = Progress(self.total_steps, self.config.batch_size, self.first_step)
+        try:
+            self._alternate()
+        except StopRequested:
+            self.checkpoints.save()
+            raise
+        except tf.errors.OpError:
+            # An image that cannot be decoded: have the data name the file.
+            data.verify(self.source.train)
+            data.verify(self.source.eval)
+            raise
+        finally:
+            self._progress.close()
+        self._write_results()
+
+    def _alternate(self) -> None:
+        config, controller = self.config, self._controller()
+        intervals = [n for n in (config.eval_every, config.checkpoint_every) if n]
+        if self._evaluation_is_due():
+            self._evaluate(controller)
+        while self.step < self.total_steps:
+            ends = [(self.step // n + 1) * n for n in intervals]
+            with _without_stdout():
+                controller.train(min([self.total_steps, *ends]), checkpoint_at_completion=False)
+            if self._is_due(config.checkpoint_every):
+                self.checkpoints.save()
+            if self._evaluation_is_due():
+                self._evaluate(controller)
+
+    def _is_due(self, interval: int | None) -> bool:
+        at_interval = interval is not None and self.step > 0 and self.step % interval == 0
+        return at_interval or self.step >= self.total_steps
+
+    def _evaluation_is_due(self) -> bool:
+        # A run that was killed between a checkpoint and its evaluation makes up for it.
+        done = self.workdir.metrics.last("eval", self.step) is not None
+        return self._is_due(self.config.eval_every) and not done
+
+    def _evaluate(self, controller: orbit.Controller) -> None:
+        began = time.monotonic()
+        with _without_stdout(), averaged_weights(self.model, self._optimizer):
+            # By count: at the end of the data a strategy hands out one more batch, an empty one,
+            # which the metrics of the layers would take for a batch of zeros.
+            controller.evaluate(self._eval_steps)
+        self._progress.pause(time.monotonic() - began)
+
+    def _write_results(self) -> None:
+        with averaged_weights(self.model, self._optimizer):
+            results.save_model(self.model, self.source.class_names, self.workdir)
+            count = self.config.routing_images
+            results.draw_routing(self.model, self._eval_batches, count, self.workdir)
+
+    # The parts.
+
+    def _build(self) -> tuple[keras.Model, keras.optimizers.Optimizer]:
+        config = self.config
+        model = config.model(
+            image_size=config.image_size,
+            channels=self._channels,
+            num_classes=self.source.num_classes,
+        )
+        optimizer = config.optimizer(
+            total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
+        variables = model.trainable_variables
+        optimizers.exclude_from_weight_decay(optimizer, variables, config.no_weight_decay)
+        optimizer.build(variables)
+        return model, optimizer
+
+    def _batches(self, split: data.Split, batch_size: int) -> tf.data.Dataset:
+        return data.make_dataset(
+            split,
+            batch_size=batch_size,
+            image_size=self.config.image_size,
+            channels=self._channels,
+            training=False,
+        )
+
+    def _training_batches(self) -> tf.data.Dataset:
+        return data.make_dataset(
+            self.source.train,
+            batch_size=self.config.batch_size,
+            image_size=self.config.image_size,
+            channels=self._channels,
+            training=True,
+            seed=self.config.seed,
+            start_step=self.first_step,
+            augment=self.config.augment,
+        )
+
+    def _loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        config = self.config
+        return losses.classification_loss(labels, logits, config.loss, config.label_smoothing)
+
+    def _controller(self) -> orbit.Controller:
+        every = self.config.log_every
+        return orbit.Controller(
+            global_step=self.loop.global_step,
+            trainer=self.loop,
+            evaluator=self.loop,
+            strategy=self._strategy,
+            # Rounds end at multiples of log_every, also after a resume in between.
+            steps_per_loop=lambda step: every - int(step) % every,
+            train_actions=[lambda output: self._record("train", output)],
+            eval_actions=[lambda output: self._record("eval", output)],
+            summary_dir=str(self.workdir.tensorboard / "train"),
+            eval_summary_dir=str(self.workdir.tensorboard / "eval"),
+        )
+
+    # What is told while it runs.
+
+    def _on_step(self, step: int) -> None:
+        self._progress.update(step)
+
+    def _record(self, split: str, output: Mapping[str, float]) -> None:
+        step = self.step
+        head = {"step": step, "epoch": step / self.steps_per_epoch, "split": split}
+        self.workdir.metrics.append({**head, **output})
+        if split == "train":
+            self._progress.set_metrics(output)
+        else:
+            self._progress.note(
+                f"step {step}/{self.total_steps}  held-out loss {output['loss']:.3f}  "
+                f"accuracy {output['accuracy']:.2%}"
+            )
+
+
+def execute(config: TrainConfig, workdir: Workdir) -> int:
+    """Trains, or says that there is nothing left to train.
+
+    Args:
+        config: the run's parameters.
+        workdir: its folder; a run that it holds goes on.
+
+    Returns:
+        The exit code: 0, or 130 / 143 after a signal.
+    """
+    began = time.monotonic()
+    with StopSignal() as stop:
+        run = Run(config, workdir, stop)
+        if run.finished():
+            accuracy = workdir.metrics.last("eval")["accuracy"]
+            print(
+                f"already trained to step {run.first_step} in {workdir.path}: held-out accuracy "
+                f"{accuracy:.2%}; to train anew use another --workdir or remove it"
+            )
+            return 0
+        _introduce(run)
+        try:
+            run.execute()
+        except StopRequested as request:
+            print(
+                f"stopped by {request} at step {run.step} of {run.total_steps}; saved in "
+                f"{workdir.path}; the same command goes on from here",
+                file=sys.stderr,
+            )
+            return request.exit_code
+    _conclude(run, time.monotonic() - began)
+    return 0
+
+
+def _introduce(run: Run) -> None:
+    source, config = run.source, run.config
+    print(
+        f"data     {source.name}: {source.train.num_examples:,} images to train on, "
+        f"{source.eval.num_examples:,} held out, {source.num_classes} classes\n"
+        f"model    {type(run.model).__name__}: {run.model.count_params():,} parameters\n"
+        f"run      {run.total_steps:,} steps of {config.batch_size} images, seed {config.seed}\n"
+        f"workdir  {run.workdir.path}",
+        flush=True,
+    )
+    if run.first_step:
+        print(f"resume   from step {run.first_step:,}", flush=True)
+    for change in run.changes:
+        print(f"changed  {change}", flush=True)
+
+
+def _conclude(run: Run, seconds: float) -> None:
+    row = run.workdir.metrics.last("eval")
+    names = sorted(path.name for path in run.workdir.path.iterdir() if path.name[0] != ".")
+    print(
+        f"done     held-out accuracy {row['accuracy']:.2%}, loss {row['loss']:.3f}, "
+        f"in {duration(seconds)}\nwrote    {', '.join(names)} to {run.workdir.path}",
+        flush=True,
+    )
+
+
+@contextlib.contextmanager
+def _without_stdout() -> Iterator[None]:
+    # Orbit prints each round; the progress bar tells the same in one line.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

@@ -1,0 +1,88 @@
+"""`keras-vmoe train`: trains what a gin file says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from keras_vmoe.trainers import command_line, gin_config
+from keras_vmoe.trainers.errors import UsageError
+
+_SYNOPSIS = "train --gin_file=FILE [--gin_bindings=NAME=VALUE]... [--workdir=DIR]"
+_TEXT = """
+Trains the model of a gin file on the data of a gin file, evaluates it on held-out images, and
+writes checkpoints, TensorBoard logs, config.gin, metrics.jsonl, model.keras and routing.png.
+The same command again goes on where the run stopped; Ctrl-C stops it and keeps what was done.
+
+  keras-vmoe train --gin_file=runs/quickstart.gin
+  keras-vmoe train --gin_file=runs/quickstart.gin --gin_bindings=train.epochs=5 --workdir=short
+  keras-vmoe train --gin_file=runs/fashion_mnist.gin --gin_bindings=train.seed=1
+"""
+
+
+def _flags() -> flags.FlagValues:
+    values = command_line.new_flags()
+    flags.DEFINE_multi_string(
+        "gin_file",
+        [],
+        "A gin file: a path, or one that is shipped, such as runs/quickstart.gin. Repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "gin_bindings",
+        [],
+        "A binding that wins over the file, such as train.seed=1. Repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "The folder to write to and to resume from. Default: workdir/FILE-seedN.",
+        flag_values=values,
+    )
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `keras-vmoe train`.
+
+    Args:
+        argv: the words after `train`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: a wrong command line.
+        ValueError: a wrong name or value in a gin file, and whatever else `Run` raises.
+    """
+    values = _flags()
+    words = command_line.parse(values, argv, "train")
+    if values.help:
+        print(command_line.help_text(values, _SYNOPSIS, _TEXT), end="")
+        return 0
+    if words:
+        raise UsageError(f"train: unexpected {words[0]!r}; see keras-vmoe train --help")
+    if not values.gin_file:
+        raise UsageError(f"train: --gin_file is missing ({_shipped_runs()})")
+    # The file names and gin's presence are checked before TensorFlow is imported.
+    gin_config.load()
+    for name in values.gin_file:
+        gin_config.find(name)
+    return _train(values)
+
+
+def _train(values: flags.FlagValues) -> int:
+    from keras_vmoe.trainers import configurables, run, workdir
+
+    gin_config.parse(values.gin_file, values.gin_bindings)
+    config = configurables.train_config()
+    path = values.workdir or workdir.default_path(values.gin_file[-1], config.seed)
+    return run.execute(config, workdir.Workdir(Path(path)))
+
+
+def _shipped_runs() -> str:
+    runs = sorted(path.name for path in (gin_config.SHIPPED / "runs").glob("*.gin"))
+    return "for instance " + ", ".join(f"runs/{name}" for name in runs)

@@ -1,0 +1,123 @@
+"""The folder of a run: what lies in it, and whether it may be used again."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from keras_vmoe.trainers import gin_config
+from keras_vmoe.trainers.metrics_log import MetricsLog
+
+# These change when something is measured or saved, not what is trained: a run may resume with
+# others. A longer run is the same run with its learning rate schedule stretched.
+_MAY_CHANGE = frozenset(
+    "train." + name
+    for name in (
+        "epochs",
+        "steps",
+        "log_every",
+        "eval_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "eval_batch_size",
+        "routing_images",
+    )
+)
+
+
+class Workdir:
+    """The folder that a run writes to and resumes from.
+
+    Args:
+        path: the folder; it is made when it is missing.
+
+    Raises:
+        OSError: if the folder cannot be made or written to.
+
+    Example:
+        >>> workdir = Workdir(Path(tempfile.mkdtemp()))
+        >>> workdir.metrics.rows()
+        []
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as probe:
+                probe.write(b"\0" * 4096)
+                probe.flush()
+        except OSError as error:
+            raise OSError(
+                f"--workdir={path} cannot be written to ({error.strerror}); "
+                "free some space, mend its permissions or name another --workdir"
+            ) from error
+        self.metrics = MetricsLog(self.path / "metrics.jsonl")
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.config = self.path / "config.gin"
+        self.model = self.path / "model.keras"
+        self.routing = self.path / "routing.png"
+
+    def check_config(self, text: str) -> list[str]:
+        """Compares a run's operative config with that of the run which lies here.
+
+        Args:
+            text: the operative config of the run that wants the folder.
+
+        Returns:
+            The changes that do no harm, as words, such as "train.epochs 50 -> 60".
+
+        Raises:
+            ValueError: if the folder holds a run of another configuration.
+        """
+        if not self.config.exists():
+            return []
+        there = gin_config.bindings(self.config.read_text(encoding="utf-8"))
+        here = gin_config.bindings(text)
+        changed = [
+            name for name in sorted(there | here) if there.get(name, "-") != here.get(name, "-")
+        ]
+        words = [f"{name} {there.get(name, '-')} -> {here.get(name, '-')}" for name in changed]
+        if set(changed) - _MAY_CHANGE:
+            serious = [w for name, w in zip(changed, words, strict=True) if name not in _MAY_CHANGE]
+            more = f" and {len(serious) - 4} more" if len(serious) > 4 else ""
+            raise ValueError(
+                f"--workdir={self.path} holds a run of another configuration "
+                f"({', '.join(serious[:4])}{more}); use another --workdir or remove it"
+            )
+        return words
+
+    def write_config(self, text: str) -> None:
+        """Writes the operative config, whole or not at all."""
+        self.replace(self.config, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def replace(self, target: Path, write: Callable[[Path], object]) -> None:
+        """Writes a file under another name and renames it when it is whole.
+
+        Args:
+            target: the file; an older one of this name survives a failure.
+            write: writes the path that it is called with; the path ends like the target's.
+        """
+        temporary = target.with_name(f".new-{os.getpid()}-{target.name}")
+        try:
+            write(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def default_path(gin_file: str, seed: int) -> Path:
+    """Returns the workdir of a run that names none, below the current folder.
+
+    Args:
+        gin_file: the run's (last) gin file.
+        seed: its seed.
+
+    Example:
+        >>> str(default_path("runs/quickstart.gin", seed=0))
+        'workdir/quickstart-seed0'
+    """
+    return Path("workdir") / f"{Path(gin_file).stem}-seed{seed}"
