@@ -55,10 +55,9 @@ def _map_slices(
     """TensorFlow: `function(slice, *parameters)` on each expert's rows; the rest gives zero."""
     import tensorflow as tf
 
-    sizes = tf.cast(group_sizes, tf.int32)
-    rest = tf.shape(rows)[0] - tf.reduce_sum(sizes)
+    rest = tf.shape(rows)[0] - tf.reduce_sum(group_sizes)
     count = stacked[0].shape[0]
-    slices = tf.split(rows, tf.concat([sizes, [rest]], 0), num=count + 1)
+    slices = tf.split(rows, tf.concat([group_sizes, [rest]], 0), num=count + 1)
     parameters = zip(*(tf.unstack(part) for part in stacked), strict=True)
     outputs = [function(part, *own) for part, own in zip(slices[:-1], parameters, strict=True)]
     return tf.concat(outputs + [tf.zeros([rest, width], rows.dtype)], 0)
@@ -92,11 +91,12 @@ def grouped_matmul(rows: Any, kernels: Any, group_sizes: Any) -> Any:
     """
     backend = _require_backend()
     rows, kernels = ops.convert_to_tensor(rows), ops.convert_to_tensor(kernels)
+    group_sizes = ops.cast(group_sizes, "int32")
     _check_groups(rows, kernels, group_sizes)
     if backend == "jax":
         import jax
 
-        return jax.lax.ragged_dot(rows, kernels, ops.cast(group_sizes, "int32"))
+        return jax.lax.ragged_dot(rows, kernels, group_sizes)
     return _map_slices(
         lambda part, kernel: ops.matmul(part, kernel),
         rows,
@@ -146,10 +146,11 @@ def grouped_mlp(
     """
     backend = _require_backend()
     rows = ops.convert_to_tensor(rows)
+    group_sizes = ops.cast(group_sizes, "int32")
     _check_groups(rows, hidden_kernel, group_sizes)
     dropout = dropout or (lambda x: x)
     if backend == "jax":
-        sizes = ops.cast(group_sizes, "int32")
+        sizes = group_sizes
         # Rows beyond the last group are clipped to the last bias; nobody reads them.
         expert = ops.searchsorted(ops.cumsum(sizes), ops.arange(rows.shape[0]), side="right")
         expert = ops.minimum(expert, hidden_kernel.shape[0] - 1)

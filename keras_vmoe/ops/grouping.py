@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_vmoe.ops.validation import require, require_positive_int, require_rank
+from keras_vmoe.ops.validation import (
+    require,
+    require_positive_int,
+    require_rank,
+    require_same_axes,
+)
 
 
 class Groups(NamedTuple):
@@ -34,6 +39,7 @@ def _token_mask(mask: Any, tokens: Any) -> Any:
         f"mask must have shape [images] or [images, tokens]. Received: mask of shape "
         f"{tuple(mask.shape)}",
     )
+    require_same_axes("mask", mask, tokens, rank)
     if rank == 1:
         mask = ops.expand_dims(mask, 1)
     return ops.logical_and(mask, ops.ones(ops.shape(tokens)[:2], dtype="bool"))
@@ -67,7 +73,7 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
     >>> import numpy as np
     >>> from keras_vmoe.ops import grouping
     >>> groups = grouping.group_images(np.zeros((3, 5, 4), "float32"), images_per_group=2)
-    >>> groups.tokens.shape, np.array(groups.images).tolist()
+    >>> tuple(groups.tokens.shape), np.array(groups.images).tolist()
     ((2, 10, 4), [2, 1])
     """
     require_rank("tokens", tokens, 3, "[images, tokens, width]")

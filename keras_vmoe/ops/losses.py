@@ -89,7 +89,8 @@ def load_loss(
         `[g]`.
 
     Raises:
-        ValueError: where `noise_std` is not above 0: without noise the loss is undefined.
+        ValueError: where `noise_std` is not above 0: without noise the loss is undefined; more
+            choices than experts.
 
     Example:
 
@@ -108,6 +109,11 @@ def load_loss(
         f"noise_std must be above 0 for the load loss. Received: noise_std={noise_std}",
     )
     logits = ops.convert_to_tensor(logits)
+    require(
+        num_selected <= logits.shape[-1],
+        f"num_selected must be at most the number of experts, {logits.shape[-1]}. "
+        f"Received: num_selected={num_selected}",
+    )
     threshold = ops.top_k(noisy_logits, num_selected)[0][..., -1:]
     margin = (threshold - logits) / (noise_std * math.sqrt(2.0))
     chosen = 0.5 * (1.0 - ops.erf(margin))

@@ -16,6 +16,7 @@ from keras_vmoe.ops.validation import (
     require_finite,
     require_positive_int,
     require_rank,
+    require_same_axes,
 )
 
 
@@ -68,22 +69,38 @@ class SoftPlan(NamedTuple):
 Plan = TokenChoicePlan | ExpertChoicePlan | SoftPlan
 
 
-def _check_gates(gates: Any, mask: Any) -> None:
+def _check_gates(gates: Any) -> None:
     require_rank("gates", gates, 3, "[groups, tokens, experts]")
     require_finite("gates", gates)
-    if mask is not None:
-        require_rank("mask", mask, 2, "[groups, tokens]")
+
+
+def _checked_mask(mask: Any, tokens: Any) -> Any:
+    """A `[g, s]` mask as a bool tensor, or `None`."""
+    if mask is None:
+        return None
+    mask = ops.cast(mask, "bool")
+    require_rank("mask", mask, 2, "[groups, tokens]")
+    require_same_axes("mask", mask, tokens)
+    return mask
+
+
+def _is_number(capacity: Any) -> bool:
+    return isinstance(capacity, (int, float, np.number))
 
 
 def _check_capacity(capacity: Any) -> None:
-    if isinstance(capacity, int):
-        require(capacity >= 1, f"capacity must be at least 1. Received: capacity={capacity}")
+    """Refuses numbers below 1. A group of a tensor may have none: it holds no token then."""
+    if _is_number(capacity):
+        require(
+            capacity == int(capacity) and capacity >= 1,
+            f"capacity must be an integer of at least 1. Received: capacity={capacity}",
+        )
 
 
 def _capacity_per_group(capacity: Any, rank: int) -> Any:
     """An int as it is; a `[g]` tensor with axes added to meet a tensor of `rank` axes."""
-    if isinstance(capacity, int):
-        return capacity
+    if _is_number(capacity):
+        return int(capacity)
     capacity = ops.cast(capacity, "int32")
     return ops.reshape(capacity, [-1] + [1] * (rank - 1))
 
@@ -198,6 +215,7 @@ def assign_slots(
     _check_capacity(capacity)
     num_experts = gates.shape[-1]
     expert = ops.cast(expert, "int32")
+    mask = _checked_mask(mask, expert)
     queued = expert
     if mask is not None:
         queued = ops.where(ops.expand_dims(mask, -1), expert, num_experts)
@@ -247,7 +265,8 @@ def top_k_routing(
     Reference: Riquelme et al. 2021, arXiv 2106.05974, eq. 2 and Algorithms 1 and 2.
     """
     gates = ops.convert_to_tensor(gates)
-    _check_gates(gates, mask)
+    _check_gates(gates)
+    mask = _checked_mask(mask, gates)
     require_positive_int("num_selected", num_selected)
     num_experts = gates.shape[-1]
     require(
@@ -294,11 +313,12 @@ def expert_choice_routing(
     Reference: Zhou et al. 2022, arXiv 2202.09368, section 3.2.
     """
     gates = ops.convert_to_tensor(gates)
-    _check_gates(gates, mask)
+    _check_gates(gates)
+    mask = _checked_mask(mask, gates)
     _check_capacity(capacity)
     tokens = gates.shape[1]
     require(
-        tokens is None or not isinstance(capacity, int) or capacity <= tokens,
+        tokens is None or not _is_number(capacity) or capacity <= tokens,
         f"capacity must be at most the tokens of a group, {tokens}. Received: capacity={capacity}",
     )
     scores = ops.transpose(gates, (0, 2, 1))
@@ -342,11 +362,11 @@ def soft_routing(logits: Any, mask: Any = None) -> SoftPlan:
     experts, slots = logits.shape[2], logits.shape[3]
     flat = ops.reshape(logits, [ops.shape(logits)[0], -1, experts * slots])
     combine = ops.softmax(flat, axis=-1)
+    mask = _checked_mask(mask, logits)
     if mask is not None:
-        require_rank("mask", mask, 2, "[groups, tokens]")
         real = ops.expand_dims(mask, -1)
         # A large finite number: a group without any token must give zero, not NaN.
-        flat = ops.where(real, flat, ops.full_like(flat, -1e9))
+        flat = ops.where(real, flat, ops.full_like(flat, -3e38))
         present = ops.cast(real, flat.dtype)
         dispatch = ops.softmax(flat, axis=1) * present
         combine = combine * present
@@ -354,57 +374,3 @@ def soft_routing(logits: Any, mask: Any = None) -> SoftPlan:
         dispatch = ops.softmax(flat, axis=1)
     shape = ops.shape(logits)
     return SoftPlan(ops.reshape(dispatch, shape), ops.reshape(combine, shape))
-
-
-def uniform_choices(
-    num_groups: int, num_tokens: int, num_experts: int, num_selected: int = 1
-) -> Any:
-    """Expert ids `[g, s, k]` that load every expert alike: round robin over the tokens.
-
-    For benchmarks and as the yardstick that a learned router has to beat.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_vmoe import ops
-    >>> np.array(ops.uniform_choices(1, 4, num_experts=2))[0, :, 0].tolist()
-    [0, 1, 0, 1]
-    """
-    require(
-        num_selected <= num_experts,
-        f"num_selected must be at most num_experts={num_experts}. "
-        f"Received: num_selected={num_selected}",
-    )
-    token = ops.arange(num_tokens, dtype="int32") * num_selected
-    choice = ops.expand_dims(token, -1) + ops.arange(num_selected, dtype="int32")
-    return ops.tile(ops.expand_dims(choice % num_experts, 0), (num_groups, 1, 1))
-
-
-def hash_choices(ids: Any, num_experts: int, num_selected: int = 1, seed: int = 0) -> Any:
-    """Expert ids `[g, s, k]` from a fixed hash of integer ids `[g, s]` (token or position ids).
-
-    The k experts of a token are distinct.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_vmoe import ops
-    >>> choice = np.array(ops.hash_choices(np.arange(64)[None], num_experts=8, num_selected=2))
-    >>> choice.shape, bool((choice[..., 0] != choice[..., 1]).all())
-    ((1, 64, 2), True)
-
-    Reference: Roller et al. 2021, arXiv 2106.04426 (Hash Layers), section 3.
-    """
-    require_rank("ids", ids, 2, "[groups, tokens]")
-    require(
-        num_selected <= num_experts,
-        f"num_selected must be at most num_experts={num_experts}. "
-        f"Received: num_selected={num_selected}",
-    )
-    # A fixed random table of a prime length: well mixed, and the same on every backend.
-    length = 65_521
-    first = np.random.default_rng(seed).integers(0, num_experts, length).astype("int32")
-    bucket = ops.cast(ids, "int32") % length
-    start = ops.take(ops.convert_to_tensor(first), bucket)
-    steps = ops.arange(num_selected, dtype="int32")
-    return (ops.expand_dims(start, -1) + steps) % num_experts

@@ -7,12 +7,13 @@ from typing import Any
 from keras import ops
 
 from keras_vmoe.ops.losses import safe_divide
-from keras_vmoe.ops.routing import ExpertChoicePlan, TokenChoicePlan
-from keras_vmoe.ops.validation import require_rank
+from keras_vmoe.ops.routing import ExpertChoicePlan, Plan, SoftPlan, TokenChoicePlan
 
 
-def expert_shares(plan: TokenChoicePlan | ExpertChoicePlan) -> Any:
+def expert_shares(plan: Plan) -> Any:
     """`[e]`, the share of all kept assignments that each expert has.
+
+    Under soft routing, the share of the combine weights.
 
     Example:
 
@@ -23,8 +24,9 @@ def expert_shares(plan: TokenChoicePlan | ExpertChoicePlan) -> Any:
     >>> [round(float(share), 3) for share in ops.expert_shares(plan)]
     [0.333, 0.667]
     """
-    require_rank("gates", plan.gates, 3, "[groups, tokens, experts]")
-    if isinstance(plan, ExpertChoicePlan):
+    if isinstance(plan, SoftPlan):
+        counts = ops.sum(ops.cast(plan.combine, "float32"), axis=(0, 1, 3))
+    elif isinstance(plan, ExpertChoicePlan):
         counts = ops.sum(ops.cast(plan.kept, "float32"), axis=(0, 2))
     else:
         kept = ops.reshape(ops.cast(plan.kept, "float32"), [-1])
@@ -69,13 +71,13 @@ def routing_statistics(
     """Scalars of a routing: the metrics of `MoEMLP`.
 
     Args:
-        plan: a token choice or expert choice plan.
+        plan: any plan.
         mask: optional `[g, s]` bool; false tokens count in nothing.
 
     Returns:
-        `expert_load_min`, `expert_load_max` (smallest and largest share of kept assignments),
-        `dropped` (see `dropped_share`), `confidence` (mean of the largest gate) and `entropy`
-        (mean entropy of the gates, nats).
+        `expert_load_min`, `expert_load_max` (smallest and largest of `expert_shares`),
+        `confidence` (mean of a token's largest gate), `entropy` (mean entropy of a token's gates,
+        nats) and, except under soft routing, `dropped` (see `dropped_share`).
 
     Example:
 
@@ -87,17 +89,27 @@ def routing_statistics(
     (0.6931, 1.0)
     """
     shares = expert_shares(plan)
-    gates = ops.cast(plan.gates, "float32")
-    largest = ops.max(gates, axis=-1)
+    gates = _gates(plan)
     # Adding inside the logarithm: 0 * log(0) has to be 0.
     entropy = -ops.sum(gates * ops.log(gates + 1e-20), axis=-1)
-    return {
+    statistics = {
         "expert_load_min": ops.min(shares),
         "expert_load_max": ops.max(shares),
-        "dropped": dropped_share(plan, mask),
-        "confidence": _masked_mean(largest, mask),
+        "confidence": _masked_mean(ops.max(gates, axis=-1), mask),
         "entropy": _masked_mean(entropy, mask),
     }
+    if not isinstance(plan, SoftPlan):
+        statistics["dropped"] = dropped_share(plan, mask)
+    return statistics
+
+
+def _gates(plan: Plan) -> Any:
+    """What each token spreads over: experts, or all slots under soft routing; float32."""
+    if not isinstance(plan, SoftPlan):
+        return ops.cast(plan.gates, "float32")
+    groups, tokens = ops.shape(plan.combine)[:2]
+    slots = plan.combine.shape[2] * plan.combine.shape[3]
+    return ops.cast(ops.reshape(plan.combine, [groups, tokens, slots]), "float32")
 
 
 def _masked_mean(values: Any, mask: Any) -> Any:

@@ -42,6 +42,16 @@ def require_rank(name: str, value: Any, rank: int, axes: str) -> None:
     require(len(shape) == rank, f"{name} must have shape {axes}. Received: {name} of shape {shape}")
 
 
+def require_same_axes(name: str, value: Any, wanted: Any, count: int = 2) -> None:
+    """Raises a `ValueError` unless the first `count` axes of two tensors agree where known."""
+    own, axes = tuple(value.shape), tuple(wanted.shape)[:count]
+    differ = any(None not in pair and pair[0] != pair[1] for pair in zip(own, axes, strict=False))
+    require(
+        not differ,
+        f"{name} must begin with the axes {axes}. Received: {name} of shape {own}",
+    )
+
+
 def concrete(value: Any) -> np.ndarray | None:
     """The value as NumPy where it is known now (eager mode), else `None`."""
     if isinstance(value, np.ndarray):
