@@ -220,12 +220,14 @@ def fixed_seeds(
 ) -> Iterator[None]:
     """Makes seed generators give given seeds, and change no state, within a `with` block.
 
-    The i-th draw of a generator gets its seed plus i, so that several draws differ.
+    Later draws of the same generator get other seeds, far from those of later calls.
     """
 
     def fixed(seed: Any) -> Any:
         draws = iter(range(2**31))
-        return lambda ordered=True: seed + keras.ops.cast(next(draws), seed.dtype)
+        return lambda ordered=True: (
+            seed + keras.ops.convert_to_tensor([next(draws) * 7919, 0], dtype=seed.dtype)
+        )
 
     for generator, seed in zip(generators, seeds, strict=True):
         generator.next = fixed(seed)

@@ -145,6 +145,10 @@ class ClassToken(keras.layers.Layer):
         )
         return kops.concatenate([token, inputs], axis=1)
 
+    def get_config(self) -> dict[str, Any]:
+        # Keras' own needs an override where a layer was given a policy object.
+        return super().get_config()
+
 
 def sincos_2d(rows: int, columns: int, width: int, temperature: float = 10_000.0) -> np.ndarray:
     """Fixed sine-cosine embedding of a grid, `[rows * columns, width]` float32.
@@ -275,14 +279,7 @@ class PositionEmbedding(keras.layers.Layer):
             tokens is not None and width is not None,
             f"inputs must have known tokens and width. Received: {tuple(input_shape)}",
         )
-        patches = tokens - self.num_prefix_tokens
-        if self.grid is None:
-            side = round(patches**0.5)
-            self.grid = (side, side)
-        require(
-            self.grid[0] * self.grid[1] == patches,
-            f"grid must hold the {patches} patches of the input. Received: grid={self.grid}",
-        )
+        self._grid = self._grid_of(tokens)
         if self.kind == "learned":
             self.embedding = self.add_weight(
                 name="embedding",
@@ -290,8 +287,19 @@ class PositionEmbedding(keras.layers.Layer):
                 initializer=keras.initializers.RandomNormal(stddev=0.02),
             )
         elif self.kind == "sincos2d":
-            table = sincos_2d(*self.grid, width, self.temperature)
+            table = sincos_2d(*self._grid, width, self.temperature)
             self._table = np.pad(table, ((self.num_prefix_tokens, 0), (0, 0)))[None]
+
+    def _grid_of(self, tokens: int) -> tuple[int, int]:
+        """The given grid, or the square that the tokens after the prefix make."""
+        patches = tokens - self.num_prefix_tokens
+        side = round(max(patches, 0) ** 0.5)
+        grid = self.grid or (side, side)
+        require(
+            grid[0] * grid[1] == patches,
+            f"grid must hold the {patches} patches of the input. Received: grid={self.grid}",
+        )
+        return grid
 
     def assign_resized(self, embedding: Any, grid: tuple[int, int] | None = None) -> None:
         """Takes a learned embedding over from another grid; the class token's is kept as it is.
@@ -311,7 +319,7 @@ class PositionEmbedding(keras.layers.Layer):
             side = round((embedding.shape[1] - self.num_prefix_tokens) ** 0.5)
             grid = (side, side)
         self.embedding.assign(
-            resize_position_embedding(embedding, grid, self.grid, self.num_prefix_tokens)
+            resize_position_embedding(embedding, grid, self._grid, self.num_prefix_tokens)
         )
 
     def call(self, inputs: Any) -> Any:

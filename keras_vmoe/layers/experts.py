@@ -87,7 +87,9 @@ class ExpertMLP(keras.layers.Layer):
         self.bias_initializer = keras.initializers.get(
             bias_initializer or keras.initializers.RandomNormal(stddev=1e-6)
         )
-        self.dropout = keras.layers.Dropout(dropout_rate) if dropout_rate else None
+        self.dropout = (
+            keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy) if dropout_rate else None
+        )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         width = input_shape[-1]

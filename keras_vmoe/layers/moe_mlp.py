@@ -113,7 +113,11 @@ class MoEMLP(keras.layers.Layer):
         self.dispatch_dtype = dispatch_dtype
         self.supports_masking = True
         self.supports_jit = dispatch != "grouped"
-        self._trackers = {name: keras.metrics.Mean(name=f"{self.name}/{name}") for name in _METRICS}
+        self._trackers = {
+            name: keras.metrics.Mean(name=f"{self.name}/{name}")
+            for name in _METRICS
+            if name != "dropped" or self.router.plan_type is not ops.SoftPlan
+        }
 
     @property
     def hidden_dim(self) -> int:
@@ -128,7 +132,9 @@ class MoEMLP(keras.layers.Layer):
         )
         tokens, width = input_shape[1:]
         group = None if tokens is None else self.images_per_group * tokens
-        self.router.build((None, group, width))
+        # A router from a config may come built.
+        if not self.router.built:
+            self.router.build((None, group, width))
         self.experts.build((self.router.num_experts, None, width))
 
     def call(
@@ -238,7 +244,7 @@ class MoEMLP(keras.layers.Layer):
             effects.emit_record(
                 effects.RoutingCall(self.name, plan, slots, batch, length, effects.take_terms())
             )
-        if effects.metrics_enabled() and not isinstance(plan, ops.SoftPlan):
+        if effects.metrics_enabled():
             for name, value in ops.routing_statistics(plan, groups.mask).items():
                 effects.emit_metric(self._trackers[name], value)
 

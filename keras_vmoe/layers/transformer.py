@@ -60,7 +60,11 @@ class MLP(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="hidden",
         )
-        self.dropout = keras.layers.Dropout(dropout_rate) if dropout_rate else None
+        self.dropouts = [
+            keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy)
+            for _ in range(2)
+            if dropout_rate
+        ]
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -75,10 +79,10 @@ class MLP(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         hidden = self.hidden(inputs)
-        if self.dropout is None:
+        if not self.dropouts:
             return self.output_dense(hidden)
-        hidden = self.dropout(hidden, training=training)
-        return self.dropout(self.output_dense(hidden), training=training)
+        hidden = self.dropouts[0](hidden, training=training)
+        return self.dropouts[1](self.output_dense(hidden), training=training)
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any
@@ -249,10 +253,14 @@ class EncoderBlock(keras.layers.Layer):
         self.supports_masking = True
         self.attention_norm = self._make_norm("attention_norm")
         self.mlp_norm = self._make_norm("mlp_norm")
-        self.dropout = keras.layers.Dropout(dropout_rate) if dropout_rate else None
+        self.dropout = (
+            keras.layers.Dropout(dropout_rate, dtype=self.dtype_policy) if dropout_rate else None
+        )
         depth = stochastic_depth_rate
         self.branch_drops = [
-            keras.layers.Dropout(depth, noise_shape=(None, 1, 1)) for _ in range(2) if depth
+            keras.layers.Dropout(depth, noise_shape=(None, 1, 1), dtype=self.dtype_policy)
+            for _ in range(2)
+            if depth
         ]
 
     def _make_norm(self, name: str) -> keras.layers.LayerNormalization:
@@ -312,7 +320,8 @@ class EncoderBlock(keras.layers.Layer):
         if self.dropout is not None:
             y = self.dropout(y, training=training)
         x = x + self._drop_branch(0, y, training)
-        y = self.mlp(self.mlp_norm(x), **arguments)
+        # The MLP is handed in, perhaps with another dtype policy.
+        y = keras.ops.cast(self.mlp(self.mlp_norm(x), **arguments), x.dtype)
         return x + self._drop_branch(1, y, training)
 
     def _drop_branch(self, index: int, y: Any, training: bool) -> Any:
