@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import keras
@@ -84,10 +85,22 @@ class Checkpoints:
         try:
             return self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            for part in Path(self._manager.directory).glob(f"ckpt-{step}.*"):
-                part.unlink(missing_ok=True)
+            self._remove_parts(step)
             raise OSError(
                 f"cannot save a checkpoint to {self._manager.directory} "
-                f"({str(error).splitlines()[0]}); the one before is whole: free some space and "
-                "give the same command to go on from it"
+                f"({_reason(error)}); the one before is whole: free some space and give the same "
+                "command to go on from it"
             ) from error
+
+    def _remove_parts(self, step: int) -> None:
+        # What a failed save leaves: half a file, and a folder of parts that were to be merged.
+        for part in Path(self._manager.directory).glob(f"ckpt-{step}[._]*"):
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    # TensorFlow puts the path before the system's words: "/…/part-0; No space left on device".
+    return str(error).splitlines()[0].rpartition(";")[2].strip()

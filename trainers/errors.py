@@ -10,7 +10,7 @@ import traceback
 _GIN_CALL = re.compile(
     r"^\s*(In call to configurable|No values supplied by|Gin had values|Caller|malformed node)"
 )
-_TF_NODE = re.compile(r"\{\{.*?\}\}|\[Op:\w+\]|\[\[.*?\]\]|\bname:\s*$")
+_TF_NODE = re.compile(r"\{\{.*?\}\}|__wrapped__\S*\}\}|\[Op:\w+\]|\[\[.*?\]\]|\bname:\s*$")
 
 
 class UsageError(Exception):

@@ -105,6 +105,11 @@ class Workdir:
         try:
             write(temporary)
             os.replace(temporary, target)
+        except OSError as error:
+            raise OSError(
+                f"cannot write {target} ({error.strerror or error}); free some space and give the "
+                "same command to go on"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 

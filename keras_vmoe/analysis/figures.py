@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_vmoe.analysis.routing import RoutingRecord
+    from keras_vmoe.analysis.records import RoutingRecord
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
 _EIGHT_COLOURS = (
@@ -56,12 +56,16 @@ def plot_routing(
         ValueError: if there is no record, or one that does not belong to the images.
 
     Example:
-        >>> import numpy as np, tempfile, types
+        >>> import numpy as np, tempfile
+        >>> from keras_vmoe.analysis import RoutingRecord
         >>> expert = np.arange(32).reshape(2, 16, 1) % 8
-        >>> record = types.SimpleNamespace(
+        >>> record = RoutingRecord(
+        ...     layer="block_1",
+        ...     router="top_k",
         ...     expert=expert,
         ...     weight=np.ones((2, 16, 1)),
         ...     kept=expert != 3,
+        ...     slot=np.zeros((2, 16, 1), int),
         ...     gates=np.full((2, 16, 8), 1 / 8),
         ... )
         >>> path = Path(tempfile.mkdtemp()) / "routing.png"
@@ -90,17 +94,6 @@ def plot_routing(
     _draw_key(axes[shown, 0], len(images))
     figure.suptitle("The expert that each patch went to", fontsize=11)
     figure.savefig(path)
-
-
-def expert_shares(record: RoutingRecord) -> np.ndarray:
-    """Returns the share of the kept choices that each expert took, `[e]`; it sums to 1.
-
-    Args:
-        record: of one MoE layer.
-    """
-    experts = np.asarray(record.gates).shape[-1]
-    taken = np.asarray(record.expert)[np.asarray(record.kept)]
-    return np.bincount(taken, minlength=experts) / max(taken.size, 1)
 
 
 def _check(images: np.ndarray, records: Mapping[str, RoutingRecord]) -> None:
@@ -151,10 +144,10 @@ def _draw_image(
 
 def _winners(record: RoutingRecord, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns expert `[side, side]` and whether any choice was kept `[side, side]`."""
-    kept = np.asarray(record.kept)[index]
-    weight = np.where(kept, np.asarray(record.weight)[index], -1.0)
+    kept = record.kept[index]
+    weight = np.where(kept, record.weight[index], -1.0)
     best = weight.argmax(-1)
-    expert = np.take_along_axis(np.asarray(record.expert)[index], best[:, None], axis=-1)[:, 0]
+    expert = np.take_along_axis(record.expert[index], best[:, None], axis=-1)[:, 0]
     side = math.isqrt(len(expert))
     # Tokens in front of the patches, such as the class token, have no place in the picture.
     patches = slice(len(expert) - side * side, None)
@@ -173,7 +166,7 @@ def _draw_patches(
     # Lighter than the image itself, so that the colours over it stay those of the bars.
     _draw_image(axis, image, value_range, darkest=0.5)
     expert, kept = _winners(record, index)
-    colours = _colours(np.asarray(record.gates).shape[-1])
+    colours = _colours(record.num_experts)
     side = len(expert)
     height, width = image.shape[0] / side, image.shape[1] / side
     for y, x in np.ndindex(side, side):
@@ -193,19 +186,19 @@ def _draw_patches(
 
 
 def _draw_shares(axis: Axes, record: RoutingRecord) -> None:
-    shares = expert_shares(record)
+    shares = record.expert_shares
     positions = np.arange(len(shares))
     axis.barh(positions, 100 * shares, color=_colours(len(shares)))
     axis.invert_yaxis()
     axis.set_yticks(positions[:: max(1, len(shares) // 8)])
     axis.tick_params(labelsize=7)
-    axis.set_xlabel("% of tokens", fontsize=8)
+    axis.set_xlabel("% of kept choices", fontsize=8)
     axis.set_xlim(0, 125 * shares.max())
     if len(shares) <= _MAX_NUMBERED_SIDE:
         for position, share in enumerate(shares):
             axis.text(100 * share, position, f" {share:.1%}", va="center", fontsize=7)
     axis.spines[["top", "right"]].set_visible(False)
-    lost = 1 - np.asarray(record.kept).any(-1).mean()
+    lost = 1 - record.kept.any(-1).mean()
     axis.set_title(f"dropped: {lost:.1%} of tokens", fontsize=8)
 
 

@@ -1,20 +1,22 @@
 """The routing picture."""
 
-import types
-
 import numpy as np
 import pytest
 from matplotlib import image as image_file
 
 from keras_vmoe.analysis import figures
+from keras_vmoe.analysis.records import RoutingRecord
 
 
 def record(images=3, tokens=16, experts=8, k=1, seed=0):
     rng = np.random.default_rng(seed)
     gates = rng.dirichlet(np.ones(experts), (images, tokens))
     expert = np.argsort(-gates, axis=-1)[..., :k]
-    return types.SimpleNamespace(
+    return RoutingRecord(
+        layer="block",
+        router="top_k",
         expert=expert,
+        slot=np.zeros_like(expert),
         weight=np.take_along_axis(gates, expert, -1),
         kept=rng.random((images, tokens, k)) > 0.2,
         gates=gates,
@@ -56,13 +58,6 @@ def test_a_class_token_has_no_place_in_the_picture():
     one.kept[:] = True
     expert, _ = figures._winners(one, 0)
     np.testing.assert_array_equal(expert.ravel(), one.expert[0, 1:, 0])
-
-
-def test_shares_count_kept_choices():
-    one = record(images=2, tokens=2, experts=3)
-    one.expert[...] = np.array([[[0], [0]], [[1], [2]]])
-    one.kept[...] = np.array([[[True], [True]], [[True], [False]]])
-    np.testing.assert_allclose(figures.expert_shares(one), [2 / 3, 1 / 3, 0.0])
 
 
 def test_many_layers_are_thinned_to_the_first_and_last_among_them():
