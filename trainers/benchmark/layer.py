@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import gc
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_vmoe import layers
@@ -77,9 +76,7 @@ class Stage(NamedTuple):
 
 def cells(settings: LayerSettings) -> list[Cell]:
     """Returns the grid, cell by cell in the order of the table."""
-    grid = itertools.product(
-        settings.experts, settings.selected, settings.tokens, settings.passes
-    )
+    grid = itertools.product(settings.experts, settings.selected, settings.tokens, settings.passes)
     return [Cell(*place) for place in grid]
 
 
@@ -307,6 +304,7 @@ def measure_layer(
     """
     rows = []
     for place, group in itertools.groupby(cells(settings), key=lambda cell: cell[:3]):
+        gc.collect()  # the graphs of the cells before hold on to their weights
         stage = make_stage(settings, *place)
         for cell in group:
             progress.begin(cell.label(), cell.work)
@@ -339,6 +337,7 @@ def measure_capacity(
     rows = []
     for cell in capacity_cells(settings):
         progress.begin(f"capacity {cell.label()}", cell.work)
+        gc.collect()
         stage = make_stage(settings, cell.num_experts, cell.num_selected, cell.tokens)
         for row in _capacity_rows(settings, stage, cell, progress.advance):
             rows.append(row)

@@ -145,3 +145,18 @@ def model_note(settings: ModelSettings) -> str:
         f"{settings.image_size} px, float32, {metrics} routing metrics; kept: at inference; peak: "
         "of a process of its own (--memory)."
     )
+
+
+def plain_line(plain: Mapping[str, Any]) -> str:
+    """Returns what is known of the plain ViT itself.
+
+    Args:
+        plain: its `params` and its `peak_memory_bytes` by pass, `None` where not measured.
+    """
+    peaks = [
+        f"{value / 1e9:.2f} GB {mode}"
+        for mode, value in plain["peak_memory_bytes"].items()
+        if value is not None
+    ]
+    memory = f"; peak {', '.join(peaks)}" if peaks else ""
+    return f"plain ViT: {plain['params'] / 1e6:,.1f} M parameters{memory}."

@@ -1,0 +1,294 @@
+"""The command line of `keras-vmoe benchmark`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from keras_vmoe.trainers import command_line
+from keras_vmoe.trainers.benchmark import environment, memory, tables
+from keras_vmoe.trainers.benchmark import settings as settings_of
+from keras_vmoe.trainers.benchmark.progress import Progress
+from keras_vmoe.trainers.errors import UsageError
+from keras_vmoe.trainers.profile import parse_override
+
+_HELP = """
+usage: keras-vmoe benchmark TABLE [options]
+
+Measures this package on this machine, always as a ratio of two things that take turns in one run.
+A busy machine makes the ratios noisy and the times meaningless: let nothing else run.
+
+tables:
+  layer       the MoE layer beside a dense MLP of the same work, and capacity against time
+  model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
+
+  keras-vmoe benchmark layer --json=layer.json
+  keras-vmoe benchmark model --memory --json=model.json
+  keras-vmoe benchmark TABLE --help                   the options of a table
+"""
+
+_LAYER_TEXT = """
+Prints the efficiency of the MoE layer, over experts, choices, tokens and passes: the time of a
+dense MLP on as many rows as the layer keeps, over the time of the layer. Then the layer's time at
+inference when its capacity is cut. Some ten minutes on two cores; a quicker look:
+
+  keras-vmoe benchmark layer --experts=8 --selected=1 --tokens=6272
+"""
+
+_MODEL_TEXT = """
+Prints the time of a forward pass and of a training step of V-MoE S/32 (k=1, C=1.05, batch
+priority, groups of 8 images) over that of a plain Keras ViT. A row is dense or PLACEMENT:EXPERTS.
+Any argument of the models can be overridden. Some minutes on two cores; a quicker look:
+
+  keras-vmoe benchmark model --rows=dense,last_2:8 --image_size=64 --rounds=3
+  keras-vmoe benchmark model --rows=every_2:8 num_layers=4 width=128 mlp_dim=512
+"""
+
+
+_NOT_OVERRIDDEN = {
+    "image_size": "--image_size",
+    "dispatch": "--dispatch",
+    "placement": "--rows",
+    "num_experts": "--rows",
+}
+
+
+def _shared_flags() -> flags.FlagValues:
+    values = command_line.new_flags()
+    flags.DEFINE_integer("rounds", 9, "Interleaved rounds.", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum(
+        "dispatch",
+        "auto",
+        settings_of.DISPATCHES,
+        "How tokens go to experts.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "metrics", True, "Update routing metrics, as fit does.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "json", None, "A file to write the results to, as JSON.", flag_values=values
+    )
+    return values
+
+
+def _layer_flags() -> flags.FlagValues:
+    values = _shared_flags()
+    for name, default, text in (
+        ("experts", "8,32,128", "Numbers of experts (E)."),
+        ("selected", "1,2", "Choices per token (k)."),
+        ("tokens", "800,6272,25088", "Tokens of a batch (n), or IMAGESxTOKENS such as 32x196."),
+        ("passes", "forward,forward+backward", "forward, forward+backward."),
+        ("capacities", "1,0.5,0.2", "Capacity factors of the second table; empty: no such table."),
+    ):
+        flags.DEFINE_list(name, default, f"{text} Default: {default}.", flag_values=values)
+    flags.DEFINE_integer("width", 384, "Model width (d).", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "hidden_dim", 1536, "Hidden width of an expert (h).", lower_bound=1, flag_values=values
+    )
+    return values
+
+
+def _model_flags() -> flags.FlagValues:
+    values = _shared_flags()
+    rows = ",".join(row.name for row in settings_of.ModelSettings().rows)
+    flags.DEFINE_list("rows", rows, f"Models. Default: {rows}.", flag_values=values)
+    for name, default, text in (
+        ("image_size", 224, "Side of the images, pixels."),
+        ("batch_size", 16, "Images of a step."),
+    ):
+        flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+    flags.DEFINE_boolean(
+        "memory", False, "Measure peak memory too, each in a process.", flag_values=values
+    )
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `keras-vmoe benchmark`.
+
+    Args:
+        argv: the words after `benchmark`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: a wrong command line.
+        ValueError: another backend than TensorFlow, a model argument that there is not.
+
+    Example:
+        >>> main(["--help"])  # doctest: +ELLIPSIS
+        usage: keras-vmoe benchmark ...
+        0
+    """
+    tables_by_name = {"layer": _run_layer, "model": _run_model}
+    words = [word for word in argv if word != "--debug"]
+    if words and words[0] in ("-h", "--help", "help"):
+        print(_HELP.strip())
+        return 0
+    if not words:
+        raise UsageError(f"benchmark: name a table: {', '.join(tables_by_name)}")
+    name, rest = words[0], words[1:]
+    if name == memory.COMMAND and rest:
+        return memory.main(rest)
+    if name not in tables_by_name:
+        raise UsageError(
+            f"benchmark: unknown table {name!r}; the tables are: {', '.join(tables_by_name)}"
+        )
+    return tables_by_name[name](rest)
+
+
+def _run_layer(argv: Sequence[str]) -> int:
+    values = _layer_flags()
+    words = command_line.parse(values, argv, "benchmark layer")
+    if values.help:
+        print(command_line.help_text(values, "benchmark layer [options]", _LAYER_TEXT), end="")
+        return 0
+    if words:
+        raise UsageError(
+            f"benchmark layer: unexpected {words[0]!r}; see keras-vmoe benchmark layer --help"
+        )
+    settings = _layer_settings(values)
+    _check(values.json)
+    report = _begin("layer", settings)
+    from keras_vmoe.trainers.benchmark import layer
+
+    grid = layer.cells(settings) + layer.capacity_cells(settings)
+    progress = Progress(sum(cell.work for cell in grid))
+    try:
+        print(f"\n{tables.header(tables.LAYER)}", flush=True)
+        report["rows"] = layer.measure_layer(
+            settings, progress, lambda row: progress.print(tables.line(tables.LAYER, row))
+        )
+        progress.print(f"\n{tables.layer_note(settings)}")
+        if settings.capacities:
+            print(f"\n{tables.header(tables.CAPACITY)}", flush=True)
+            report["capacity_rows"] = layer.measure_capacity(
+                settings, progress, lambda row: progress.print(tables.line(tables.CAPACITY, row))
+            )
+            progress.print(f"\n{tables.capacity_note(settings)}")
+    finally:
+        progress.clear()
+    return _end(report, values.json)
+
+
+def _layer_settings(values: flags.FlagValues) -> settings_of.LayerSettings:
+    settings = settings_of.LayerSettings(
+        experts=settings_of.parse_numbers("experts", values.experts),
+        selected=settings_of.parse_numbers("selected", values.selected),
+        tokens=settings_of.parse_tokens(values.tokens),
+        passes=settings_of.parse_choices(
+            "passes", values.passes, settings_of.LayerSettings().passes
+        ),
+        capacities=settings_of.parse_numbers("capacities", values.capacities, float),
+        width=values.width,
+        hidden_dim=values.hidden_dim,
+        dispatch=values.dispatch,
+        routing_metrics=values.metrics,
+        rounds=values.rounds,
+    )
+    for name in ("experts", "selected", "tokens", "passes"):
+        if not getattr(settings, name):
+            raise UsageError(f"--{name} is empty")
+    if max(settings.selected) > min(settings.experts):
+        raise UsageError(
+            f"--selected={max(settings.selected)} is more than --experts={min(settings.experts)}"
+        )
+    return settings
+
+
+def _run_model(argv: Sequence[str]) -> int:
+    values = _model_flags()
+    words = command_line.parse(values, argv, "benchmark model")
+    if values.help:
+        synopsis = "benchmark model [options] [NAME=VALUE]..."
+        print(command_line.help_text(values, synopsis, _MODEL_TEXT), end="")
+        return 0
+    settings = _model_settings(values, words)
+    _check(values.json)
+    from keras_vmoe.trainers.benchmark import model
+
+    model.check_rows(settings)
+    report = _begin("model", settings)
+    progress = Progress(model.total_work(settings))
+    try:
+        print(f"\n{tables.header(tables.MODEL)}", flush=True)
+        report["rows"], report["plain"] = model.measure_model(
+            settings, progress, lambda row: progress.print(tables.line(tables.MODEL, row))
+        )
+    finally:
+        progress.clear()
+    print(f"\n{tables.model_note(settings)}\n{tables.plain_line(report['plain'])}")
+    return _end(report, values.json)
+
+
+def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.ModelSettings:
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not name.isidentifier() or not equals:
+            raise UsageError(
+                f"benchmark model: {word!r} is not NAME=VALUE, such as num_layers=4; "
+                "see keras-vmoe benchmark model --help"
+            )
+        if name in _NOT_OVERRIDDEN:
+            raise UsageError(f"benchmark model: {word!r} is said by {_NOT_OVERRIDDEN[name]}")
+    if not values.rows:
+        raise UsageError("--rows is empty")
+    return settings_of.ModelSettings(
+        rows=tuple(settings_of.parse_row(word) for word in values.rows),
+        image_size=values.image_size,
+        batch_size=values.batch_size,
+        overrides=dict(parse_override(word) for word in words),
+        dispatch=values.dispatch,
+        routing_metrics=values.metrics,
+        rounds=values.rounds,
+        memory=values.memory,
+    )
+
+
+def _check(json_file: str | None) -> None:
+    """Finds before the long work what would make it useless."""
+    if json_file is not None:
+        folder = Path(json_file).absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(json_file).is_dir():
+            raise UsageError(f"--json={json_file}: no file can be written there")
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "keras-vmoe benchmark measures TensorFlow. Received: "
+            f"KERAS_BACKEND={keras.backend.backend()!r}; run it with KERAS_BACKEND=tensorflow"
+        )
+
+
+def _begin(name: str, settings: Any) -> dict[str, Any]:
+    """Says where the work is done, and begins the report of it."""
+    print(environment.describe())
+    return {
+        "benchmark": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+        "load_average": {"before": environment.load_average()},
+        "settings": dataclasses.asdict(settings),
+    }
+
+
+def _end(report: dict[str, Any], json_file: str | None) -> int:
+    report["load_average"]["after"] = environment.load_average()
+    before, after = (report["load_average"][when][0] for when in ("before", "after"))
+    print(
+        f"\nload average {before:.2f} before, {after:.2f} after; this run itself adds to the latter"
+    )
+    if json_file is not None:
+        Path(json_file).write_text(json.dumps(report, indent=1) + "\n")
+        print(f"written: {json_file}")
+    return 0

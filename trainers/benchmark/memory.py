@@ -1,0 +1,82 @@
+"""Peak memory of a model's step, in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_vmoe.trainers.benchmark.settings import ModelSettings, Row
+
+# Run by `measure` alone; the help does not name it.
+COMMAND = "peak_memory"
+_STEPS = 3
+
+
+def measure(row: Row, mode: str, settings: ModelSettings) -> int:
+    """Returns the peak of the resident memory of a process that takes some steps, in bytes.
+
+    The process imports TensorFlow, builds one model and runs one kind of step, nothing else.
+
+    Args:
+        row: the model.
+        mode: `"forward"` or `"train"`.
+        settings: the table's.
+
+    Raises:
+        RuntimeError: the process failed; the message holds its last line.
+    """
+    asked = {"row": row, "mode": mode, "settings": dataclasses.asdict(settings)}
+    command = [sys.executable, "-m", "keras_vmoe.trainers.cli", "benchmark", COMMAND]
+    done = subprocess.run(
+        [*command, json.dumps(asked)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        ended = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise RuntimeError(
+            f"the process that measures the memory of {row.name} {mode} ended with "
+            f"{done.returncode}: {ended}"
+        )
+    return int(json.loads(done.stdout.splitlines()[-1])["peak_memory_bytes"])
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs in the process that `measure` starts: takes the steps and prints the peak as JSON.
+
+    Args:
+        words: one word, the JSON text of what to run.
+    """
+    from keras_vmoe.trainers.benchmark import model
+
+    asked = json.loads(words[0])
+    settings = read_settings(asked["settings"])
+    step = model.make_step(model.build_model(Row(*asked["row"]), settings), asked["mode"], settings)
+    for _ in range(_STEPS):
+        step().numpy()
+    print(json.dumps({"peak_memory_bytes": peak_bytes()}))
+    return 0
+
+
+def read_settings(values: dict[str, Any]) -> ModelSettings:
+    """Returns settings that went through JSON."""
+    rows = tuple(Row(*row) for row in values["rows"])
+    return ModelSettings(**{**values, "rows": rows})
+
+
+def peak_bytes() -> int:
+    """Returns the largest resident memory that this process has had.
+
+    On Linux from the process's own memory map: `ru_maxrss` begins there with the size of the
+    process that started this one.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
