@@ -1,0 +1,25 @@
+"""The quickstart does what its header and README say."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vmoe import analysis, data
+from keras_vmoe.trainers import cli
+from keras_vmoe.trainers.metrics_log import MetricsLog
+
+
+@pytest.mark.slow
+def test_the_quickstart_learns_digits_with_all_its_experts(tmp_path):
+    assert cli.main(["train", "--gin_file=runs/quickstart.gin", f"--workdir={tmp_path}"]) == 0
+    last = MetricsLog(tmp_path / "metrics.jsonl").rows()[-1]
+    assert last["split"] == "eval"
+    assert last["accuracy"] >= 0.965
+    classifier = keras.models.load_model(tmp_path / "model.keras")
+    batches = data.make_dataset(data.load("digits").eval, 360, image_size=16, training=False)
+    images = (next(batches.as_numpy_iterator())["image"] + 1) * 127.5
+    records = analysis.routing_records(classifier, images)
+    assert len(records) >= 2
+    for record in records.values():
+        assert record.num_experts >= 8
+        assert np.min(record.expert_shares) > 0.02
