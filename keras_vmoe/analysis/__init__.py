@@ -1,0 +1,14 @@
+"""What a model costs and what it does: profiles, routing records, figures.
+
+`keras_vmoe.analysis.figures` draws; it needs matplotlib and is imported on its own.
+"""
+
+from keras_vmoe.analysis.layer_rows import LayerCall as LayerCall
+from keras_vmoe.analysis.layer_rows import layer_profile as layer_profile
+from keras_vmoe.analysis.model_rows import register_model as register_model
+from keras_vmoe.analysis.profiling import profile as profile
+from keras_vmoe.analysis.records import RoutingRecord as RoutingRecord
+from keras_vmoe.analysis.records import routing_records as routing_records
+from keras_vmoe.analysis.routing_costs import register_router as register_router
+from keras_vmoe.analysis.rows import LayerProfile as LayerProfile
+from keras_vmoe.analysis.rows import Profile as Profile

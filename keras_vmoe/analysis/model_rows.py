@@ -1,0 +1,131 @@
+"""Model classes that are profiled from their arguments alone, without being built."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from keras_vmoe import layers, models
+from keras_vmoe.analysis import parts
+from keras_vmoe.analysis.routing_costs import Counting, Group, router_settings, routing_cost
+from keras_vmoe.analysis.rows import LayerProfile
+from keras_vmoe.models.placement import moe_blocks
+from keras_vmoe.models.vit import POOLINGS, image_shape
+from keras_vmoe.models.vmoe import ROUTERS, images_per_group
+from keras_vmoe.ops.validation import require, require_choice, require_positive_int
+
+Rows = Callable[[SimpleNamespace, Counting], list[LayerProfile]]
+_MODELS: dict[type, Rows] = {}
+
+_ROUTER_CLASSES = {
+    "top_k": layers.TopKRouter,
+    "expert_choice": layers.ExpertChoiceRouter,
+    "soft": layers.SoftRouter,
+}
+
+
+def register_model(cls: type) -> Callable[[Rows], Rows]:
+    """Makes a function the closed form of a model class (not of classes derived from it).
+
+    The function gets all arguments of the class as attributes, and the `Counting`, and gives a row
+    per layer. It must agree with `count_params()` of the model that the arguments build.
+    """
+
+    def register(function: Rows) -> Rows:
+        _MODELS[cls] = function
+        return function
+
+    return register
+
+
+def has_closed_form(cls: type) -> bool:
+    """Whether models of exactly this class can be profiled from their arguments."""
+    return cls in _MODELS
+
+
+def closed_form(
+    cls: type, arguments: Mapping[str, Any], counting: Counting
+) -> tuple[LayerProfile, ...]:
+    """The rows of a model of class `cls`.
+
+    Args:
+        cls: a registered class.
+        arguments: of the class; those left out have its defaults.
+        counting: how capacity is counted.
+
+    Raises:
+        ValueError: arguments that the class would refuse; the message names them.
+    """
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    values = SimpleNamespace(**{**defaults, **arguments})
+    return tuple(row for row in _MODELS[cls](values, counting) if row.counts)
+
+
+@register_model(models.ViT)
+def _vit(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
+    return _transformer(a, lambda i, t: parts.mlp("mlp", t, a.width, a.mlp_dim))
+
+
+@register_model(models.VMoE)
+def _vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
+    require_choice("router", a.router, ROUTERS)
+    require(
+        a.router == "soft" or a.num_slots is None,
+        f"num_slots is of soft routers only. Received: router={a.router!r}",
+    )
+    require_positive_int("num_layers", a.num_layers)
+    sparse = moe_blocks(a.placement, a.num_layers)
+    router = _ROUTER_CLASSES[a.router]
+    settings = router_settings(router, vars(a))
+
+    def mlp(i: int, tokens: int) -> LayerProfile:
+        if i not in sparse:
+            return parts.mlp("mlp", tokens, a.width, a.mlp_dim)
+        group = Group(images_per_group(vars(a)), tokens, a.width)
+        cost = routing_cost(router, settings, group, counting)
+        name = f"encoder_block_{i}_moe"
+        return parts.mixture(name, tokens, a.width, a.mlp_dim, a.num_experts, cost)
+
+    return _transformer(a, mlp)
+
+
+def _transformer(a: SimpleNamespace, mlp: Callable[[int, int], LayerProfile]) -> list[LayerProfile]:
+    """The rows of a ViT whose i-th block has the MLP `mlp(i, tokens)`."""
+    require_choice("pooling", a.pooling, POOLINGS)
+    for name in ("num_layers", "width", "mlp_dim", "num_heads", "channels"):
+        require_positive_int(name, getattr(a, name))
+    patch = image_shape(a.patch_size)
+    for side in patch:
+        require_positive_int("patch_size", side)
+    embedding = parts.patch_embedding(
+        "embedding", image_shape(a.image_size), patch, a.channels, a.width
+    )
+    has_token = a.pooling == "token"
+    t = embedding.output_shape[0] + has_token
+    rows = [embedding, *([parts.class_token("class_token", t, a.width)] if has_token else [])]
+    rows.append(parts.position_embedding("position_embedding", a.position_embedding, t, a.width))
+    rows += [
+        parts.encoder_block(f"encoder_block_{i}", t, a.width, a.num_heads, a.qk_norm, mlp(i, t))
+        for i in range(a.num_layers)
+    ]
+    rows.append(parts.layer_norm("encoder_norm", (t, a.width)))
+    return [*rows, *_head(a, t)]
+
+
+def _head(a: SimpleNamespace, tokens: int) -> list[LayerProfile]:
+    rows, width = [], a.width
+    if a.pooling == "map":
+        rows.append(
+            parts.attention_pooling("pooling", tokens, width, a.num_heads, a.mlp_dim, a.qk_norm)
+        )
+    if a.representation_size is not None:
+        require_positive_int("representation_size", a.representation_size)
+        rows.append(parts.dense("pre_logits", (), width, a.representation_size))
+        width = a.representation_size
+    if a.num_classes is not None:
+        require_positive_int("num_classes", a.num_classes)
+        rows.append(parts.dense("head", (), width, a.num_classes))
+    return rows
