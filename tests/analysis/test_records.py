@@ -268,6 +268,7 @@ def fill(model):
         weight.assign(rng.normal(0, 0.3, weight.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.jax
 def test_jax_gives_the_same(tmp_path):
     pytest.importorskip("jax")
