@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -15,10 +16,11 @@ from keras_vmoe.trainers.errors import UsageError
 _SYNOPSIS = "profile MODEL [NAME=VALUE]..."
 _TEXT = """
 Counts the parameters and the FLOPs of one image through a model, layer by layer, without building
-it. MODEL is one of keras_vmoe.list_variants(); every argument of the model can be overridden.
+it. "activated" are the parameters that one token uses. MODEL is one of keras_vmoe.list_variants(),
+of which every argument can be overridden, or the .keras file of a saved model.
 
   keras-vmoe profile vmoe_b16 num_classes=1000 image_size=384 placement=every_2
-  keras-vmoe profile vmoe_s32 num_experts=8 num_selected=1 capacity_factor=1.05
+  keras-vmoe profile vmoe_s32 num_experts=8 num_selected=1 capacity_factor=0.5 --depth=3
 """
 
 
@@ -28,6 +30,12 @@ def _flags() -> flags.FlagValues:
         "depth", 1, "0: the model alone, 1: its layers, 2: their parts, ...", 0, flag_values=values
     )
     flags.DEFINE_boolean("json", False, "Print JSON instead of a table.", flag_values=values)
+    flags.DEFINE_boolean(
+        "training", False, "Count the capacity factor of training.", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "whole_slots", False, "Count slots as routers round them, not C.", flag_values=values
+    )
     return values
 
 
@@ -54,9 +62,27 @@ def main(argv: Sequence[str]) -> int:
     overrides = dict(parse_override(word) for word in words[1:])
     from keras_vmoe import analysis
 
-    profile = analysis.profile(words[0], **overrides)
-    print(json.dumps(profile.to_dict(), indent=2) if values.json else profile.table(values.depth))
+    profile = analysis.profile(
+        _model(words[0]), training=values.training, whole_slots=values.whole_slots, **overrides
+    )
+    if values.json:
+        print(json.dumps(profile.to_dict(values.depth), indent=2))
+    else:
+        print(profile.table(values.depth))
     return 0
+
+
+def _model(word: str) -> Any:
+    """The model's id, or the model of a file."""
+    if not word.endswith(".keras"):
+        return word
+    if not Path(word).is_file():
+        raise FileNotFoundError(f"there is no file {word!r}")
+    import keras
+
+    from keras_vmoe import models as models  # registers the classes that the file names
+
+    return keras.models.load_model(word, compile=False)
 
 
 def parse_override(word: str) -> tuple[str, Any]:

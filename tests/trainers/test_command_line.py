@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 
+import keras
 import pytest
 
 from keras_vmoe.trainers import cli, errors, profile
@@ -108,6 +109,26 @@ def test_profile_prints_a_table_or_json(capsys):
     assert f"{counts['params']:,}" in table
     assert cli.main([*words, "--depth=0"]) == 0
     assert "encoder_block_7" not in capsys.readouterr().out
+
+
+def test_profile_counts_capacity_as_asked(capsys):
+    def macs(*options):
+        assert cli.main(["profile", "vmoe_s32", *options, "--json", "--depth=0"]) == 0
+        counts = json.loads(capsys.readouterr().out)
+        assert "layers" not in counts
+        return counts["macs"]
+
+    override = "eval_capacity_factor=4.0"
+    assert macs() == macs(override, "--training") < macs("--whole_slots") < macs(override)
+
+
+def test_profile_reads_saved_models(capsys, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    model.save(tmp_path / "model.keras")
+    assert cli.main(["profile", str(tmp_path / "model.keras"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["params"] == 10
+    assert cli.main(["profile", "missing.keras"]) == 1
+    assert "there is no file 'missing.keras'" in capsys.readouterr().err
 
 
 def test_profile_names_what_it_does_not_know(capsys):
