@@ -95,9 +95,9 @@ class TrainConfig:
     def _check_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or value <= 0 or (name != "epochs" and value != int(value)):
-                kind = "a positive number" if name == "epochs" else "a positive whole number"
+            kind = "a positive number" if name == "epochs" else "a positive whole number"
+            types = (int, float) if name == "epochs" else int
+            if not isinstance(value, types) or isinstance(value, bool) or value <= 0:
                 raise ValueError(f"train.{name}={value!r} must be {kind}")
 
     def _check_choice(self, name: str, choices: Sequence[str]) -> None:

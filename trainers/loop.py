@@ -66,8 +66,9 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             self.global_step = orbit.utils.create_global_step()
             names = ("loss", "accuracy", "auxiliary_loss")
             self._means = {name: keras.metrics.Mean(name=name) for name in names}
+        # When the round began and at which step; the first step of all is left out if it can be.
         self._clock = (time.monotonic(), 0)
-        self._traced = False
+        self._traced: tuple[float, int] | None = None
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -101,9 +102,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             step_function(iterator)
             step = int(self.global_step.numpy())
             self.on_step(step)
-            if not self._traced:
-                # The first step traces the graph: no measure of speed.
-                self._traced, self._clock = True, (time.monotonic(), step)
+            self._traced = self._traced or (time.monotonic(), step)
 
         return orbit.utils.create_loop_fn(checked_step)
 
@@ -130,15 +129,14 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def train_loop_end(self) -> dict[str, float]:
         """Returns the means of the round and forgets them."""
-        began, first_step = self._clock
         step = int(self.global_step.numpy())
+        # The first step traces the graph: where others follow it, it is no measure of speed.
+        traced, first = self._traced, self._clock
+        began, first_step = max(first, traced) if traced and traced[1] < step else first
         images = (step - first_step) * self.batch_size
-        speed = images / (time.monotonic() - began) if images else None
-        rate = self.optimizer.learning_rate
         output = self._results()
-        output["learning_rate"] = float(keras.ops.convert_to_numpy(rate))
-        if speed:
-            output["images_per_second"] = speed
+        output["learning_rate"] = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+        output["images_per_second"] = images / (time.monotonic() - began)
         return output
 
     # Evaluation.

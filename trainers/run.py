@@ -209,6 +209,11 @@ class Run:
         self.workdir.metrics.append({**head, **output})
         if split == "train":
             self._progress.set_metrics(output)
+            if not math.isfinite(output["loss"]):
+                raise ValueError(
+                    f"the training loss is not finite at step {step}; the checkpoints before it "
+                    "are kept. Try a lower adamw.learning_rate or a longer adamw.warmup_epochs"
+                )
         else:
             self._progress.note(
                 f"step {step}/{self.total_steps}  held-out loss {output['loss']:.3f}  "

@@ -75,8 +75,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _train(values: flags.FlagValues) -> int:
+    import keras
+
     from keras_vmoe.trainers import configurables, run, workdir
 
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ValueError(
+            f"KERAS_BACKEND={backend!r}, but training runs on TensorFlow; unset KERAS_BACKEND"
+        )
     gin_config.parse(values.gin_file, values.gin_bindings)
     config = configurables.train_config()
     path = values.workdir or workdir.default_path(values.gin_file[-1], config.seed)

@@ -13,16 +13,17 @@ from keras_vmoe.trainers.metrics_log import MetricsLog
 # These change when something is measured or saved, not what is trained: a run may resume with
 # others. A longer run is the same run with its learning rate schedule stretched.
 _MAY_CHANGE = frozenset(
-    "train." + name
-    for name in (
-        "epochs",
-        "steps",
-        "log_every",
-        "eval_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "eval_batch_size",
-        "routing_images",
+    (
+        "train.epochs",
+        "train.steps",
+        "train.log_every",
+        "train.eval_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.eval_batch_size",
+        "train.routing_images",
+        "dataset.data_dir",
+        "dataset.verify",
     )
 )
 
@@ -73,7 +74,8 @@ class Workdir:
         Raises:
             ValueError: if the folder holds a run of another configuration.
         """
-        if not self.config.exists():
+        # Without a checkpoint there is nothing to resume, and nothing to lose.
+        if not self.config.exists() or not any(self.checkpoints.glob("*.index")):
             return []
         there = gin_config.bindings(self.config.read_text(encoding="utf-8"))
         here = gin_config.bindings(text)

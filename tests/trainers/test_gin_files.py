@@ -42,13 +42,18 @@ def test_there_are_runs():
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_takes_two_steps(name, tmp_path):
     bindings = ["train.steps=2", "train.batch_size=8", "train.eval_batch_size=16"]
-    bindings += TINY_VMOE if "@VMoE" in _text_with_includes(name) else TINY_VIT
+    sparse = "@VMoE" in _text_with_includes(name)
+    bindings += TINY_VMOE if sparse else TINY_VIT
     if "fashion_mnist" in name:
         bindings.append(f"dataset.data_dir='{idx_folder(tmp_path)}'")
     words = [f"--gin_bindings={binding}" for binding in bindings]
     workdir = tmp_path / "workdir"
     assert cli.main(["train", f"--gin_file=runs/{name}", f"--workdir={workdir}", *words]) == 0
-    assert MetricsLog(workdir / "metrics.jsonl").rows()[-1]["step"] == 2
+    row = MetricsLog(workdir / "metrics.jsonl").rows()[-1]
+    assert row["step"] == 2
+    # A dense twin has no routing to measure or to draw.
+    assert any("/" in measure for measure in row) == sparse
+    assert (workdir / "routing.png").exists() == sparse
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_vmoe.trainers import stopping
 from keras_vmoe.trainers.metrics_log import MetricsLog
-from tests.trainers.tiny import SHORT, TINY_VIT, train
+from tests.trainers.tiny import train
 
 MEASURES = {"loss", "accuracy", "auxiliary_loss", "images_per_second"}
 ROUTING = {"expert_load_min", "expert_load_max", "dropped", "confidence", "entropy"}
@@ -135,13 +135,6 @@ def test_a_longer_run_goes_on(tmp_path, capsys):
     assert [row["step"] for row in rows(tmp_path) if row["split"] == "eval"] == [2, 3]
 
 
-def test_the_dense_twin_has_no_routing(tmp_path):
-    options = {"gin_file": "runs/quickstart_dense.gin", "tiny": TINY_VIT + SHORT}
-    assert train(tmp_path, "train.steps=1", "adamw.ema_momentum=0.9", **options) == 0
-    assert not (tmp_path / "routing.png").exists()
-    assert not any("/" in name for name in rows(tmp_path)[-1])
-
-
 @pytest.mark.parametrize(
     ("binding", "words"),
     [
@@ -173,6 +166,16 @@ def test_a_full_disk_keeps_what_was_saved(trained, tmp_path, capsys, monkeypatch
     assert "No space left on device" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in workdir.rglob("ckpt*")} == before
     assert (workdir / "model.keras").read_bytes() == model
+
+
+def test_a_diverged_run_stops_before_it_saves(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "copy")
+    before = sorted(workdir.rglob("ckpt*"))
+    words = ("train.steps=8", "adamw.learning_rate=1e30", "adamw.clipnorm=None")
+    (workdir / "config.gin").unlink()
+    assert train(workdir, *words) == 1
+    assert "not finite at step 8" in capsys.readouterr().err
+    assert sorted(workdir.rglob("ckpt*")) == before
 
 
 def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):

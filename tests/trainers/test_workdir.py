@@ -19,23 +19,33 @@ def test_a_file_in_its_place_is_an_error(tmp_path):
         Workdir(tmp_path / "file")
 
 
-def test_the_same_config_may_resume(tmp_path):
-    workdir = Workdir(tmp_path)
-    assert workdir.check_config(CONFIG) == []
+def with_run(path):
+    workdir = Workdir(path)
     workdir.write_config(CONFIG)
-    assert workdir.check_config(CONFIG) == []
+    workdir.checkpoints.mkdir()
+    (workdir.checkpoints / "ckpt-1.index").write_text("")
+    return workdir
+
+
+def test_the_same_config_may_resume(tmp_path):
+    assert Workdir(tmp_path).check_config(CONFIG) == []
+    assert with_run(tmp_path).check_config(CONFIG) == []
+
+
+def test_a_run_that_saved_nothing_is_in_nobodys_way(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.write_config(CONFIG)
+    assert workdir.check_config("VMoE.num_experts = 16\n") == []
 
 
 def test_a_longer_run_may_resume_and_says_so(tmp_path):
-    workdir = Workdir(tmp_path)
-    workdir.write_config(CONFIG)
+    workdir = with_run(tmp_path)
     changes = workdir.check_config(CONFIG.replace("epochs = 3", "epochs = 5"))
     assert changes == ["train.epochs 3 -> 5"]
 
 
 def test_another_model_may_not(tmp_path):
-    workdir = Workdir(tmp_path)
-    workdir.write_config(CONFIG)
+    workdir = with_run(tmp_path)
     with pytest.raises(ValueError, match=r"VMoE.num_experts 8 -> 16.*another --workdir"):
         workdir.check_config(CONFIG.replace("8", "16"))
     with pytest.raises(ValueError, match=r"VMoE.num_experts 8 -> -"):

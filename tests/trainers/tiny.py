@@ -13,7 +13,13 @@ TINY_VMOE = (
     "VMoE.num_experts=4",
 )
 TINY_VIT = ("ViT.num_layers=1", "ViT.width=8", "ViT.mlp_dim=16", "ViT.num_heads=2")
-SHORT = ("train.batch_size=16", "train.log_every=2", "train.eval_every=4", "train.steps=6")
+SHORT = (
+    "train.batch_size=16",
+    "train.log_every=2",
+    "train.eval_every=4",
+    "train.steps=6",
+    "adamw.ema_momentum=0.5",
+)
 
 
 def arguments(
