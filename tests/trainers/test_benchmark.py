@@ -158,9 +158,10 @@ def test_the_dense_mlp_gets_exactly_the_kept_rows(monkeypatch):
         return {name: watch(name, call) for name, call in real(mlp, rows, chunk_rows).items()}
 
     monkeypatch.setattr(layer, "dense_calls", spy)
-    values = tiny_layer()
+    values = tiny_layer(capacity_factor=0.5)
     stage = layer.make_stage(values, 2, 1, values.tokens[0])
     routed = layer.count_kept(stage.moe, stage.inputs)
+    assert routed.kept < routed.choices
     layer.make_candidates(values, stage, settings.FORWARD, routed)
     assert given == dict.fromkeys(("one_shot", "chunked"), (routed.kept, 4))
 
@@ -186,8 +187,8 @@ def test_a_backward_graph_holds_the_whole_forward_pass_and_all_gradients(monkeyp
     traced = []
     real = graphs.trace
 
-    def spy(function, *arguments):
-        traced.append(real(function, *arguments))
+    def spy(*arguments):
+        traced.append(real(*arguments))
         return traced[-1]
 
     monkeypatch.setattr(graphs, "trace", spy)
@@ -201,8 +202,7 @@ def test_a_backward_graph_holds_the_whole_forward_pass_and_all_gradients(monkeyp
     np.testing.assert_allclose(outputs, mlp(x), rtol=1e-5, atol=1e-6)
     assert candidate().numpy() == first.numpy() == outputs.numpy()[0, 0]
     assert [g.shape for g in gradients] == [x.shape, *(w.shape for w in mlp.trainable_variables)]
-    # Nothing arrives at the output, so what the inputs get is the loss's alone.
-    np.testing.assert_allclose(gradients[0], np.full([6, 4], 3.0))
+    np.testing.assert_allclose(gradients[0], np.full([6, 4], 3.0))  # the loss's alone
 
 
 def test_layer_table_and_json(tmp_path, capsys):
@@ -298,6 +298,15 @@ def test_rows_are_the_models_that_they_name():
     assert model.kept_share(dense, tiny_model()) is None
 
 
+def test_experts_are_loaded_as_in_a_trained_model():
+    # Where most tokens were dropped, a sparse model would do little work and look fast.
+    wide = {**TINY_MODEL, "num_layers": 4, "width": 128, "mlp_dim": 256}
+    values = tiny_model(image_size=256, batch_size=8, overrides=wide)
+    assert (
+        model.kept_share(model.build_model(settings.parse_row("every_2:8"), values), values) > 0.9
+    )
+
+
 def test_training_steps_do_the_work_and_leave_the_weights():
     values = tiny_model()
     built = model.build_model(values.rows[1], values)
@@ -307,7 +316,6 @@ def test_training_steps_do_the_work_and_leave_the_weights():
     assert np.isfinite(losses).all()
     for old, variable in zip(before, built.trainable_variables, strict=True):
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
-    # The task's loss and the auxiliary ones.
     images, labels = model.batch(values, 10)
     logits = built(images, training=False)
     task = float(tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits)))
