@@ -102,7 +102,7 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
     ...     num_heads=2,
     ...     num_classes=10,
     ... )
-    >>> checkpoints.reference_variables(model)["head/kernel"].shape
+    >>> tuple(checkpoints.reference_variables(model)["head/kernel"].shape)
     (16, 10)
     """
     found: dict[str, Any] = {}

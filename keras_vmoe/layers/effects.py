@@ -32,6 +32,7 @@ class _State(threading.local):
     def __init__(self) -> None:
         self.collected: list[tuple[str, Any, Any]] | None = None
         self.metrics = True
+        self.updates: list[tuple[Any, Any]] | None = None
         self.records: list[RoutingCall] | None = None
         self.noise: list[Any] | None = None
         self.terms: dict[str, Any] = {}
@@ -53,6 +54,11 @@ def _set(name: str, value: Any) -> Iterator[Any]:
 def collect_effects() -> contextlib.AbstractContextManager[list[tuple[str, Any, Any]]]:
     """Holds back losses and metric updates within a `with` block: (kind, owner, value)."""
     return _set("collected", [])
+
+
+def collect_metrics() -> contextlib.AbstractContextManager[list[tuple[Any, Any]]]:
+    """Holds back metric updates alone within a `with` block: (metric, value)."""
+    return _set("updates", [])
 
 
 def rematerialize(layer: keras.layers.Layer, function: Any, inputs: Any) -> Any:
@@ -105,6 +111,8 @@ def emit_metric(metric: keras.metrics.Metric, value: Any) -> None:
         return
     if _state.collected is not None:
         _state.collected.append(("metric", metric, value))
+    elif _state.updates is not None:
+        _state.updates.append((metric, value))
     else:
         metric.update_state(value)
 

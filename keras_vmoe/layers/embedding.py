@@ -272,6 +272,7 @@ class PositionEmbedding(keras.layers.Layer):
         self.grid = None if grid is None else tuple(grid)
         self.num_prefix_tokens = num_prefix_tokens
         self.temperature = temperature
+        self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         tokens, width = input_shape[1:]
@@ -327,6 +328,11 @@ class PositionEmbedding(keras.layers.Layer):
         if self.kind == "none":
             return inputs
         table = self.embedding if self.kind == "learned" else kops.convert_to_tensor(self._table)
+        require(
+            inputs.shape[1] in (None, table.shape[1]),
+            f"inputs must have {table.shape[1]} tokens, as built. Received: inputs of shape "
+            f"{tuple(inputs.shape)}",
+        )
         return inputs + kops.cast(table, inputs.dtype)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

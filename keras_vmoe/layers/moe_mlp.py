@@ -16,9 +16,20 @@ from keras_vmoe.ops.dispatch import (
     require_dispatch,
 )
 from keras_vmoe.ops.grouping import Groups, group_images, ungroup_images
-from keras_vmoe.ops.validation import require, require_positive_int, require_rank
+from keras_vmoe.ops.validation import (
+    require,
+    require_choice,
+    require_positive_int,
+    require_rank,
+)
 
+_FLOATS = ("bfloat16", "float16", "float32", "float64")
 _METRICS = ("expert_load_min", "expert_load_max", "dropped", "confidence", "entropy")
+
+
+def token_mask(mask: Any) -> Any:
+    """The mask that Keras may attach to the tokens behind a layer: `[b, t]`, never `[b]`."""
+    return mask if mask is not None and len(mask.shape) == 2 else None
 
 
 def _has_accelerator() -> bool:
@@ -92,6 +103,8 @@ class MoEMLP(keras.layers.Layer):
         super().__init__(**kwargs)
         require_positive_int("images_per_group", images_per_group)
         require_dispatch(dispatch)
+        if dispatch_dtype is not None:
+            require_choice("dispatch_dtype", dispatch_dtype, _FLOATS)
         self.router = routers.get(router)
         require(
             self.router.plan_type is not ops.SoftPlan or dispatch in ("auto", "einsum"),
@@ -149,7 +162,7 @@ class MoEMLP(keras.layers.Layer):
     ) -> Any:
         require_rank("inputs", inputs, 3, "[images, tokens, width]")
         batch, length = kops.shape(inputs)[:2]
-        routing = self._routing_arguments(num_selected, capacity_factor, batch_priority)
+        routing = self.check_routing(num_selected, capacity_factor, batch_priority)
         groups = group_images(inputs, self.images_per_group, mask)
         slots, group_capacity = None, None
         if self.router.plan_type is not ops.SoftPlan:
@@ -162,12 +175,21 @@ class MoEMLP(keras.layers.Layer):
         outputs = self._mix(groups.tokens, plan, slots, training)
         return ungroup_images(kops.cast(outputs, self.compute_dtype), batch, length)
 
-    def _routing_arguments(self, num_selected: Any, factor: Any, priority: Any) -> dict[str, Any]:
-        """The overrides that were given, checked against what the router takes."""
+    def check_routing(
+        self,
+        num_selected: int | None = None,
+        capacity_factor: float | None = None,
+        batch_priority: bool | None = None,
+    ) -> dict[str, Any]:
+        """The overrides of a call that were given, checked against what the router takes.
+
+        Raises:
+            ValueError: an override that this kind of router does not take, or out of range.
+        """
         given = {
             "num_selected": num_selected,
-            "capacity_factor": factor,
-            "batch_priority": priority,
+            "capacity_factor": capacity_factor,
+            "batch_priority": batch_priority,
         }
         given = {name: value for name, value in given.items() if value is not None}
         takes = {
@@ -181,6 +203,7 @@ class MoEMLP(keras.layers.Layer):
                 f"{name} cannot be changed on a {type(self.router).__name__}. "
                 f"Received: {name}={value!r} for layer {self.name!r}",
             )
+        self.router.capacity(1, num_selected=num_selected, capacity_factor=capacity_factor)
         return given
 
     def _slots(
@@ -247,6 +270,9 @@ class MoEMLP(keras.layers.Layer):
         if effects.metrics_enabled():
             for name, value in ops.routing_statistics(plan, groups.mask).items():
                 effects.emit_metric(self._trackers[name], value)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return token_mask(previous_mask)
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any

@@ -36,6 +36,10 @@ class TokenPooling(keras.layers.Layer):
         super().__init__(**kwargs)
         require_choice("kind", kind, ("first", "mean"))
         self.kind = kind
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        return None  # the tokens are gone
 
     def call(self, inputs: Any) -> Any:
         return inputs[:, 0] if self.kind == "first" else kops.mean(inputs, axis=1)
@@ -86,11 +90,15 @@ class AttentionPooling(keras.layers.Layer):
         self.num_heads = num_heads
         self.mlp_dim = mlp_dim
         self.qk_norm = qk_norm
+        self.supports_masking = True
         self.layer_norm_epsilon = layer_norm_epsilon
         self.mlp = MLP(mlp_dim, activation, dtype=self.dtype_policy, name="mlp")
         self.norm = keras.layers.LayerNormalization(
             epsilon=layer_norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        return None  # the tokens are gone
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         width = input_shape[-1]

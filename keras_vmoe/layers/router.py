@@ -9,7 +9,12 @@ from keras import ops as kops
 
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
-from keras_vmoe.ops.validation import require, require_choice, require_positive_int
+from keras_vmoe.ops.validation import (
+    require,
+    require_choice,
+    require_positive_int,
+    require_rank,
+)
 
 
 def _float32_policy(dtype: Any) -> Any:
@@ -58,12 +63,16 @@ class Router(keras.layers.Layer):
             ("capacity_factor", capacity_factor),
             ("eval_capacity_factor", eval_capacity_factor),
         ):
-            require(factor is None or factor > 0, f"{name} must be above 0. Received: {factor}")
+            optional = name != "capacity_factor"
+            require(
+                factor > 0 if factor is not None else optional,
+                f"{name} must be above 0. Received: {name}={factor}",
+            )
         require_choice("capacity_rounding", capacity_rounding, ("ceil", "round"))
         require_positive_int("capacity_multiple_of", capacity_multiple_of)
         if expert_capacity is not None:
             require_positive_int("expert_capacity", expert_capacity)
-        require(noise_std >= 0, f"noise_std must not be negative. Received: {noise_std}")
+        require(noise_std >= 0, f"noise_std must not be negative. Received: noise_std={noise_std}")
         self.num_experts = num_experts
         self.capacity_factor = capacity_factor
         self.eval_capacity_factor = eval_capacity_factor
@@ -85,6 +94,15 @@ class Router(keras.layers.Layer):
             name="kernel",
             shape=(input_shape[-1], self.num_experts),
             initializer=self.kernel_initializer,
+        )
+
+    def _require_inputs(self, inputs: Any) -> None:
+        require_rank("inputs", inputs, 3, "[groups, tokens, width]")
+        width = self.kernel.shape[0]
+        require(
+            inputs.shape[-1] == width,
+            f"inputs must have width {width}, as built. Received: inputs of shape "
+            f"{tuple(inputs.shape)}",
         )
 
     def _choices_per_token(self, num_selected: int | None) -> int:

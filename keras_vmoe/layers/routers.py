@@ -14,7 +14,6 @@ from keras_vmoe.ops.validation import (
     require,
     require_choice,
     require_positive_int,
-    require_rank,
 )
 
 
@@ -106,6 +105,13 @@ class TopKRouter(Router):
         )
         self._require_selected(num_selected)
         require_choice("priority_score", priority_score, ("max", "sum"))
+        for name, weight in (
+            ("importance_loss_weight", importance_loss_weight),
+            ("load_loss_weight", load_loss_weight),
+            ("gshard_loss_weight", gshard_loss_weight),
+            ("z_loss_weight", z_loss_weight),
+        ):
+            require(weight >= 0, f"{name} must not be negative. Received: {name}={weight}")
         self.num_selected = num_selected
         self.batch_priority = batch_priority
         self.priority_score = priority_score
@@ -141,7 +147,7 @@ class TopKRouter(Router):
         capacity_factor: float | None = None,
         batch_priority: bool | None = None,
     ) -> ops.TokenChoicePlan:
-        require_rank("inputs", inputs, 3, "[groups, tokens, width]")
+        self._require_inputs(inputs)
         k = self._choices_per_token(num_selected)
         if capacity is None:
             capacity = self.capacity(inputs.shape[1], training, num_selected, capacity_factor)
@@ -276,7 +282,7 @@ class ExpertChoiceRouter(Router):
         training: bool = False,
         capacity_factor: float | None = None,
     ) -> ops.ExpertChoicePlan:
-        require_rank("inputs", inputs, 3, "[groups, tokens, width]")
+        self._require_inputs(inputs)
         if capacity is None:
             capacity = self.capacity(inputs.shape[1], training, capacity_factor=capacity_factor)
         logits = kops.matmul(inputs, self.kernel)
@@ -373,7 +379,7 @@ class SoftRouter(Router):
     def call(
         self, inputs: Any, mask: Any = None, noise: Any = None, training: bool = False
     ) -> ops.SoftPlan:
-        require_rank("inputs", inputs, 3, "[groups, tokens, width]")
+        self._require_inputs(inputs)
         tokens = inputs * kops.rsqrt(_norm_squared(inputs, -1))
         slots = self.kernel * (self.scale * kops.rsqrt(_norm_squared(self.kernel, 0)))
         flat = kops.reshape(slots, [slots.shape[0], -1])

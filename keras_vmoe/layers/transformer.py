@@ -9,7 +9,7 @@ import keras
 
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
-from keras_vmoe.layers.moe_mlp import MoEMLP
+from keras_vmoe.layers.moe_mlp import MoEMLP, token_mask
 from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
 
 
@@ -102,6 +102,9 @@ class MLP(keras.layers.Layer):
 class MultiHeadAttention(keras.layers.MultiHeadAttention):
     """Keras' multi-head attention with optional layer norm on queries and keys.
 
+    Masks that Keras attaches to tensors are of routing here (which tokens take slots), so attention
+    does not take them up; `attention_mask` is what it looks at.
+
     Args:
         num_heads: heads.
         key_dim: width of a head.
@@ -147,6 +150,11 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         for norm in (self.query_norm, self.key_norm):
             if norm is not None:
                 norm.build((None, None, self.num_heads, self.key_dim))
+
+    def _compute_attention_mask(self, query: Any, value: Any, **masks: Any) -> Any:
+        for name in ("query_mask", "value_mask", "key_mask"):
+            masks[name] = None
+        return super()._compute_attention_mask(query, value, **masks)
 
     def _compute_attention(
         self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
@@ -244,6 +252,10 @@ class EncoderBlock(keras.layers.Layer):
         require_fraction("stochastic_depth_rate", stochastic_depth_rate)
         self.num_heads = num_heads
         self.mlp = keras.saving.deserialize_keras_object(mlp) if isinstance(mlp, dict) else mlp
+        require(
+            isinstance(self.mlp, keras.layers.Layer),
+            f"mlp must be a layer or a layer's config. Received: mlp={mlp!r}",
+        )
         self.qk_norm = qk_norm
         self.dropout_rate = dropout_rate
         self.attention_dropout_rate = attention_dropout_rate
@@ -301,13 +313,19 @@ class EncoderBlock(keras.layers.Layer):
         capacity_factor: float | None = None,
         batch_priority: bool | None = None,
     ) -> Any:
+        routing = {
+            "num_selected": num_selected,
+            "capacity_factor": capacity_factor,
+            "batch_priority": batch_priority,
+        }
         arguments: dict[str, Any] = {"training": training}
         if self.is_sparse:
-            arguments.update(
-                mask=mask,
-                num_selected=num_selected,
-                capacity_factor=capacity_factor,
-                batch_priority=batch_priority,
+            arguments.update(routing, mask=mask)
+        for name, value in routing.items():
+            require(
+                self.is_sparse or value is None,
+                f"{name} cannot be changed on a block with a dense MLP. "
+                f"Received: {name}={value!r} for layer {self.name!r}",
             )
         if self.remat and training and not effects.noise_is_handed():
             return effects.rematerialize(self, lambda x: self._forward(x, arguments), inputs)
@@ -328,6 +346,9 @@ class EncoderBlock(keras.layers.Layer):
         if not self.branch_drops:
             return y
         return self.branch_drops[index](y, training=training)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return token_mask(previous_mask)
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_vmoe import layers
+from keras_vmoe.layers import effects
 
 
 def resolve_policy(dtype: Any) -> keras.DTypePolicy:
@@ -14,12 +15,49 @@ def resolve_policy(dtype: Any) -> keras.DTypePolicy:
     return keras.dtype_policies.get(dtype or keras.config.dtype_policy())
 
 
-class VisionModel(keras.Model):
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class FunctionalModel(keras.Model):
+    """A functional model that may hold MoE layers; takes care of their metrics.
+
+    An exported graph updates no metric. In `fit` and `evaluate` on JAX, whose steps are pure
+    functions, the metrics that layers update while they are called are carried out of the step.
+    (Keras drops them there; on TensorFlow it does not.)
+    """
+
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """`keras.Model.export`, with routing metrics left out of the exported graph."""
+        with layers.routing_metrics(False):
+            super().export(*args, **kwargs)
+
+    def compute_loss_and_updates(
+        self,
+        trainable_variables: Any,
+        non_trainable_variables: Any,
+        metrics_variables: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Called by Keras' JAX trainer: the loss, and the states after this step."""
+        with effects.collect_metrics() as updates:
+            loss, auxiliary = super().compute_loss_and_updates(
+                trainable_variables, non_trainable_variables, metrics_variables, *args, **kwargs
+            )
+        *others, metrics_variables = auxiliary
+        mapping = list(zip(self.metrics_variables, metrics_variables, strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            for metric, value in updates:
+                metric.update_state(value)
+        metrics_variables = [scope.get_current_value(v) for v in self.metrics_variables]
+        return loss, (*others, metrics_variables)
+
+
+class VisionModel(FunctionalModel):
     """Base class of the functional vision models: keeps its arguments as its config."""
 
     def __init__(self, config: dict[str, Any], graph: tuple[Any, Any], **kwargs: Any) -> None:
         super().__init__(inputs=graph[0], outputs=graph[1], **kwargs)
-        self.arguments = dict(config)
+        # The policy that the layers were made with, whatever the global one is later.
+        self.arguments = dict(config, dtype=resolve_policy(config["dtype"]))
 
     @classmethod
     def from_variant(cls, variant: str, **overrides: Any) -> VisionModel:
@@ -39,8 +77,7 @@ class VisionModel(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         config = dict(self.arguments)
-        policy = resolve_policy(config["dtype"])
-        config["dtype"] = keras.saving.serialize_keras_object(policy)
+        config["dtype"] = keras.saving.serialize_keras_object(config["dtype"])
         for name in ("activation", "head_kernel_initializer"):
             if not isinstance(config[name], str):
                 config[name] = keras.saving.serialize_keras_object(config[name])
@@ -55,8 +92,3 @@ class VisionModel(keras.Model):
             for name, value in config.items()
         }
         return cls(**config)
-
-    def export(self, *args: Any, **kwargs: Any) -> None:
-        """`keras.Model.export`, with routing metrics left out of the exported graph."""
-        with layers.routing_metrics(False):
-            super().export(*args, **kwargs)

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vmoe import layers
+from keras_vmoe.models.base import FunctionalModel
 from keras_vmoe.ops.validation import require
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
-class Classifier(keras.Model):
+class Classifier(FunctionalModel):
     """Classifies raw images: resizes, rescales, calls the model, knows the classes by name.
 
     Args:
@@ -64,7 +64,10 @@ class Classifier(keras.Model):
         )
         low, high = float(value_range[0]), float(value_range[1])
         images = keras.Input((None, None, channels), name="images", dtype="float32")
-        x = keras.layers.Resizing(height, width, dtype="float32", name="resize")(images)
+        # Keras' Resizing notes training=True in the graph where it is not told otherwise, and the
+        # model behind it would take that over: noise and dropout in inference.
+        resize = keras.layers.Resizing(height, width, dtype="float32", name="resize")
+        x = resize(images, training=False)
         x = keras.layers.Rescaling((high - low) / 255.0, low, dtype="float32", name="rescale")(x)
         super().__init__(inputs=images, outputs=model(x), **kwargs)
         self.model = model
@@ -96,8 +99,3 @@ class Classifier(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Classifier:
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         return cls(**{**config, "model": model})
-
-    def export(self, *args: Any, **kwargs: Any) -> None:
-        """`keras.Model.export`, with routing metrics left out of the exported graph."""
-        with layers.routing_metrics(False):
-            super().export(*args, **kwargs)

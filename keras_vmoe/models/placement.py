@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from keras_vmoe.ops.validation import require
 
@@ -32,9 +32,11 @@ def moe_blocks(placement: str | Sequence[int], num_layers: int) -> tuple[int, ..
     """
     if isinstance(placement, str):
         return _from_word(placement, num_layers)
-    blocks = tuple(sorted(int(block) for block in placement))
+    blocks = tuple(sorted(placement)) if isinstance(placement, Iterable) else (-1,)
     require(
-        len(set(blocks)) == len(blocks) and all(0 <= b < num_layers for b in blocks),
+        all(isinstance(block, int) for block in blocks)
+        and len(set(blocks)) == len(blocks)
+        and all(0 <= b < num_layers for b in blocks),
         f"placement must name distinct blocks between 0 and {num_layers - 1}. "
         f"Received: placement={placement}",
     )

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_vmoe.layers import EncoderBlock, MoEMLP
+from keras_vmoe.models.base import FunctionalModel
 from keras_vmoe.ops.validation import require
 
 Call = Callable[..., Any]
@@ -18,7 +19,9 @@ def _is_sparse(layer: Any) -> bool:
 
 
 def _is_graph(layer: Any) -> bool:
-    return isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
+    return isinstance(layer, keras.Sequential) or (
+        isinstance(layer, keras.Model) and hasattr(layer, "_run_through_graph")
+    )
 
 
 def _functional(model: keras.Model) -> keras.Model:
@@ -48,6 +51,8 @@ def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[
         nonlocal count
         if _is_sparse(layer):
             count += 1
+            moe = layer if isinstance(layer, MoEMLP) else layer.mlp
+            moe.check_routing(**{n: v for n, v in arguments.items() if n != "mask"})
             return layer(*args, **{**kwargs, **arguments})
         if _is_graph(layer) and any(_is_sparse(x) for x in layer._flatten_layers()):
             outputs, inner = _rerun(_functional(layer), args[0], arguments)
@@ -119,7 +124,7 @@ def with_routing(
     model = _functional(model)
     inputs = _fresh_inputs(model)
     outputs, _ = _rerun(model, inputs, given)
-    return keras.Model(inputs, outputs, name=model.name)
+    return FunctionalModel(inputs, outputs, name=model.name)
 
 
 def with_image_mask(model: keras.Model) -> keras.Model:
@@ -165,4 +170,4 @@ def with_image_mask(model: keras.Model) -> keras.Model:
         "mask": keras.Input(batch_shape=images.shape[:1], dtype="bool", name="mask"),
     }
     outputs, _ = _rerun(model, inputs["images"], {"mask": inputs["mask"]})
-    return keras.Model(inputs, outputs, name=model.name)
+    return FunctionalModel(inputs, outputs, name=model.name)

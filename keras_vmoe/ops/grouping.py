@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 from keras_vmoe.ops.validation import (
@@ -55,7 +56,8 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
     """Cuts a batch into routing groups of whole images.
 
     A batch of b images makes `ceil(b / images_per_group)` groups; a batch smaller than a group is
-    one group of its own size, so a single image costs a single image.
+    one group of its own size, so a single image costs a single image. An empty batch, such as a
+    replica may get at the end of a dataset, is one group of one masked image.
 
     Args:
         tokens: `[b, t, d]`; b may be dynamic.
@@ -84,10 +86,13 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
         size, count = 1, batch
     elif isinstance(batch, int):
         size = max(1, min(batch, images_per_group))
-        count = -(-batch // size)
+        count = max(1, -(-batch // size))
+    elif keras.backend.backend() == "jax":
+        # A symbolic dimension, as in shape inference, knows no minimum: fill up to a whole group.
+        size, count = images_per_group, -(-batch // images_per_group)
     else:
         size = ops.maximum(ops.minimum(batch, images_per_group), 1)
-        count = (batch + size - 1) // size
+        count = ops.maximum((batch + size - 1) // size, 1)
     full = images_per_group == 1 or (isinstance(batch, int) and count * size == batch)
     if full and mask is None:
         return Groups(ops.reshape(tokens, [count, size * length, width]), None, None, size)

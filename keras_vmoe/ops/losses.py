@@ -10,13 +10,19 @@ from typing import Any
 
 from keras import ops
 
-from keras_vmoe.ops.validation import require, require_positive_int, require_rank
+from keras_vmoe.ops.validation import (
+    require,
+    require_positive_int,
+    require_rank,
+    require_same_axes,
+)
 
 
 def _weights(values: Any, mask: Any) -> Any:
     """`[g, s]` ones, with zeros for masked tokens, in the dtype of `values`."""
     if mask is None:
         return ops.ones(ops.shape(values)[:2], dtype=values.dtype)
+    require_same_axes("mask", mask, values)
     return ops.cast(mask, values.dtype)
 
 

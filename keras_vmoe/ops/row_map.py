@@ -155,19 +155,37 @@ def _upstream(args: tuple[Any, ...], upstream: Any) -> Any:
     return args[0] if upstream is None else upstream
 
 
+def _parts(where: RowMap) -> tuple[list[str], list[Any]]:
+    """The names and tensors of a row map that are there.
+
+    A function with a gradient of its own takes them as arguments: on JAX, rematerialisation calls
+    it again later, when tensors that it merely closed over are gone.
+    """
+    names = [name for name in RowMap._fields if getattr(where, name) is not None]
+    return names, [getattr(where, name) for name in names]
+
+
+def _from_parts(names: list[str], parts: tuple[Any, ...]) -> RowMap:
+    return RowMap(**{**dict.fromkeys(RowMap._fields), **dict(zip(names, parts, strict=True))})
+
+
 def rows_from_tokens(tokens: Any, where: RowMap) -> Any:
     """`[n, d]` tokens to `[m, d]` rows; rows that nobody fills are zero."""
+    names, parts = _parts(where)
 
     @ops.custom_gradient
-    def take(values: Any) -> tuple[Any, Any]:
+    def take(values: Any, *parts: Any) -> tuple[Any, Any]:
+        where = _from_parts(names, parts)
         rows = _take_rows(values, where.source, where.filled)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
-            return _sum_of_choices(_upstream(args, upstream), where, None, ops.shape(values)[0])
+            upstream = _upstream(args, upstream)
+            tokens = _sum_of_choices(upstream, where, None, ops.shape(values)[0])
+            return (tokens, *(None for _ in parts))
 
         return rows, gradient
 
-    return take(tokens)
+    return take(tokens, *parts)
 
 
 def tokens_from_rows(rows: Any, weight: Any, where: RowMap, num_tokens: Any) -> Any:
@@ -184,8 +202,11 @@ def tokens_from_rows(rows: Any, weight: Any, where: RowMap, num_tokens: Any) -> 
         `[n, d]`.
     """
 
+    names, parts = _parts(where)
+
     @ops.custom_gradient
-    def put(values: Any, scale: Any) -> tuple[Any, Any]:
+    def put(values: Any, scale: Any, *parts: Any) -> tuple[Any, Any]:
+        where = _from_parts(names, parts)
         kept = scale if where.kept is None else scale * ops.cast(where.kept, scale.dtype)
         by_row = ops.take(ops.reshape(kept, [-1]), where.weight_index)
         outputs = _sum_of_choices(
@@ -201,8 +222,9 @@ def tokens_from_rows(rows: Any, weight: Any, where: RowMap, num_tokens: Any) -> 
                 per_choice = ops.take(per_row, ops.argsort(where.weight_index))
             else:
                 per_choice = ops.take(per_row, where.rows) * ops.cast(where.kept, per_row.dtype)
-            return taken * ops.expand_dims(by_row, -1), ops.reshape(per_choice, ops.shape(scale))
+            per_choice = ops.reshape(per_choice, ops.shape(scale))
+            return (taken * ops.expand_dims(by_row, -1), per_choice, *(None for _ in parts))
 
         return outputs, gradient
 
-    return put(rows, weight)
+    return put(rows, weight, *parts)

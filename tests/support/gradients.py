@@ -66,4 +66,4 @@ def layer_gradients(
         *found, of_inputs = tape.gradient(value, [*values, x], unconnected_gradients="zero")
         found = [tf.convert_to_tensor(gradient) for gradient in found]
     by_path = {v.path: np.asarray(gradient) for v, gradient in zip(variables, found, strict=True)}
-    return np.asarray(outputs), by_path, np.asarray(of_inputs)
+    return outputs, by_path, np.asarray(of_inputs)

@@ -1,0 +1,152 @@
+"""The layers that the harness runs, by the file they live in."""
+
+import keras
+
+from keras_vmoe import layers
+from tests.layers.harness import LayerCase
+
+TOKENS = (3, 5, 8)
+
+
+def top_k(**arguments):
+    return layers.TopKRouter(**{"num_experts": 4, "num_selected": 2, "noise_std": 0.0, **arguments})
+
+
+def config(layer):
+    """As a config, so that no two layers of a test share a sublayer."""
+    return keras.saving.serialize_keras_object(layer)
+
+
+def moe(router, **arguments):
+    return {"router": config(router), "hidden_dim": 6, "images_per_group": 2, **arguments}
+
+
+def sparse(router, **arguments):
+    return config(layers.MoEMLP(**moe(router, **arguments)))
+
+
+ROUTERS = {
+    "top_k": LayerCase(
+        layers.TopKRouter,
+        {
+            "num_experts": 4,
+            "num_selected": 2,
+            "gshard_loss_weight": 0.1,
+            "z_loss_weight": 0.1,
+            "priority_score": "sum",
+            "renormalise_gates": True,
+            "seed": 3,
+        },
+        TOKENS,
+    ),
+    "expert_choice": LayerCase(
+        layers.ExpertChoiceRouter, {"num_experts": 3, "eval_capacity_factor": 2.0}, TOKENS
+    ),
+    "soft": LayerCase(layers.SoftRouter, {"num_experts": 3, "num_slots": 2}, TOKENS),
+    "soft_slots_by_capacity": LayerCase(layers.SoftRouter, {"num_experts": 3}, TOKENS),
+}
+EXPERTS = {
+    "shared": LayerCase(layers.ExpertMLP, {"num_experts": 3, "hidden_dim": 6}, TOKENS),
+    "own": LayerCase(
+        layers.ExpertMLP,
+        {
+            "num_experts": 3,
+            "hidden_dim": 6,
+            "activation": "tanh",
+            "dropout_rate": 0.1,
+            "shared_init": False,
+            "kernel_initializer": "he_normal",
+            "bias_initializer": "ones",
+        },
+        TOKENS,
+    ),
+}
+MOE_MLPS = {
+    **{
+        dispatch: LayerCase(layers.MoEMLP, moe(top_k(), dispatch=dispatch), TOKENS)
+        for dispatch in ("einsum", "gather", "grouped", "auto")
+    },
+    "noise_and_dropout": LayerCase(
+        layers.MoEMLP,
+        moe(top_k(noise_std=1.0), dropout_rate=0.2, shared_init=False, activation="tanh"),
+        TOKENS,
+    ),
+    "rounded": LayerCase(
+        layers.MoEMLP, moe(top_k(capacity_factor=0.5), dispatch_dtype="bfloat16"), TOKENS
+    ),
+    "expert_choice": LayerCase(
+        layers.MoEMLP, moe(layers.ExpertChoiceRouter(3, noise_std=0.0)), TOKENS
+    ),
+    "soft": LayerCase(layers.MoEMLP, moe(layers.SoftRouter(3, num_slots=1)), TOKENS),
+}
+TRANSFORMER = {
+    "mlp": LayerCase(layers.MLP, {"hidden_dim": 6}, TOKENS),
+    "mlp_dropout": LayerCase(
+        layers.MLP, {"hidden_dim": 6, "dropout_rate": 0.3, "activation": "tanh"}, TOKENS
+    ),
+    "block": LayerCase(
+        layers.EncoderBlock, {"num_heads": 2, "mlp": config(layers.MLP(6)), "qk_norm": True}, TOKENS
+    ),
+    "sparse_block": LayerCase(
+        layers.EncoderBlock, {"num_heads": 2, "mlp": sparse(top_k())}, TOKENS
+    ),
+    "all_dropouts": LayerCase(
+        layers.EncoderBlock,
+        {
+            "num_heads": 2,
+            "mlp": sparse(top_k(noise_std=1.0), dropout_rate=0.1),
+            "dropout_rate": 0.1,
+            "attention_dropout_rate": 0.1,
+            "stochastic_depth_rate": 0.1,
+        },
+        TOKENS,
+    ),
+    "remat": LayerCase(
+        layers.EncoderBlock,
+        {
+            "num_heads": 2,
+            "mlp": sparse(top_k(noise_std=1.0), dropout_rate=0.1),
+            "dropout_rate": 0.1,
+            "remat": True,
+        },
+        TOKENS,
+    ),
+}
+EMBEDDING = {
+    "patches": LayerCase(layers.PatchEmbedding, {"patch_size": 4, "width": 8}, (2, 9, 12, 3)),
+    "oblong_patches": LayerCase(
+        layers.PatchEmbedding, {"patch_size": (2, 3), "width": 4}, (2, 4, 6, 1)
+    ),
+    "class_token": LayerCase(layers.ClassToken, {}, TOKENS),
+    **{
+        f"{kind}_positions": LayerCase(
+            layers.PositionEmbedding, {"kind": kind, "num_prefix_tokens": 1}, TOKENS
+        )
+        for kind in ("learned", "sincos2d", "none")
+    },
+    "oblong_positions": LayerCase(
+        layers.PositionEmbedding, {"kind": "sincos2d", "grid": (1, 5), "temperature": 50.0}, TOKENS
+    ),
+}
+POOLING = {
+    "first": LayerCase(layers.TokenPooling, {"kind": "first"}, TOKENS),
+    "mean": LayerCase(layers.TokenPooling, {"kind": "mean"}, TOKENS),
+    "attention": LayerCase(layers.AttentionPooling, {"num_heads": 2, "mlp_dim": 6}, TOKENS),
+    "attention_qk_norm": LayerCase(
+        layers.AttentionPooling,
+        {"num_heads": 2, "mlp_dim": 6, "qk_norm": True, "activation": "tanh"},
+        TOKENS,
+    ),
+}
+ALL = {
+    f"{room}/{name}": case
+    for room, cases in {
+        "routers": ROUTERS,
+        "experts": EXPERTS,
+        "moe_mlp": MOE_MLPS,
+        "transformer": TRANSFORMER,
+        "embedding": EMBEDDING,
+        "pooling": POOLING,
+    }.items()
+    for name, case in cases.items()
+}
