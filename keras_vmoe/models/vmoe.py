@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -138,7 +138,7 @@ class VMoE(VisionModel):
         # Every argument, under its own name: this dict is the model's config.
         values = locals()
         config = {n: values[n] for n in ARGUMENTS}
-        if not isinstance(placement, str):
+        if isinstance(placement, Iterable) and not isinstance(placement, str):
             config["placement"] = tuple(placement)
         super().__init__(config, functional_vmoe(config), name=name, **kwargs)
 

@@ -87,10 +87,12 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
     elif isinstance(batch, int):
         size = max(1, min(batch, images_per_group))
         count = max(1, -(-batch // size))
-    elif keras.backend.backend() == "jax":
-        # A symbolic dimension, as in shape inference, knows no minimum: fill up to a whole group.
-        size, count = images_per_group, -(-batch // images_per_group)
     else:
+        require(
+            keras.backend.backend() != "jax",
+            "tokens must have a known batch size on the JAX backend. Give the layer that calls "
+            f"this one a compute_output_shape. Received: tokens of shape {tuple(tokens.shape)}",
+        )
         size = ops.maximum(ops.minimum(batch, images_per_group), 1)
         count = ops.maximum((batch + size - 1) // size, 1)
     full = images_per_group == 1 or (isinstance(batch, int) and count * size == batch)
