@@ -1,0 +1,44 @@
+"""Models so small that every test can afford one."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_vmoe import models
+
+ARGUMENTS = {
+    "image_size": 16,
+    "patch_size": 8,
+    "num_layers": 2,
+    "width": 8,
+    "mlp_dim": 8,
+    "num_heads": 2,
+    "num_classes": 3,
+    "head_kernel_initializer": "glorot_uniform",
+}
+
+
+def vit(**overrides: Any) -> models.ViT:
+    return models.ViT(**{**ARGUMENTS, **overrides})
+
+
+def vmoe(**overrides: Any) -> models.VMoE:
+    """Two sparse blocks of four experts, crowded enough for tokens to be dropped."""
+    sparse = {"num_experts": 4, "placement": (0, 1), "images_per_group": 3}
+    if overrides.get("router", "top_k") != "soft":
+        sparse.update(capacity_factor=0.8, capacity_multiple_of=1)
+    model = models.VMoE(**{**ARGUMENTS, **sparse, **overrides})
+    spread(model)
+    return model
+
+
+def spread(model: Any) -> None:
+    """Makes experts differ and routers decided, as training would."""
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(0.5 * rng.normal(size=variable.shape))
+
+
+def images(count: int, seed: int = 0, side: int = 16) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.uniform(-1, 1, (count, side, side, 3)).astype("float32")
