@@ -76,7 +76,11 @@ def rematerialize(layer: keras.layers.Layer, function: Any, inputs: Any) -> Any:
     owners: list[tuple[str, Any]] = []
 
     def pure(x: Any, *seeds: Any) -> tuple[Any, ...]:
-        with fixed_seeds(generators, seeds), collect_effects() as collected:
+        with (
+            fixed_seeds(generators, seeds),
+            _kept_losses(layer),
+            collect_effects() as collected,
+        ):
             outputs = function(x)
         owners[:] = [(kind, owner) for kind, owner, _ in collected]
         return (outputs, *(value for _, _, value in collected))
@@ -86,6 +90,21 @@ def rematerialize(layer: keras.layers.Layer, function: Any, inputs: Any) -> Any:
     for (kind, owner), value in zip(owners, values, strict=True):
         (emit_loss if kind == "loss" else emit_metric)(owner, value)
     return outputs
+
+
+@contextlib.contextmanager
+def _kept_losses(layer: keras.layers.Layer) -> Iterator[None]:
+    """Undoes what a `with` block does to `layer.losses`.
+
+    In the backward pass no outer layer is being called, so Keras takes each sublayer's call for a
+    new one of the whole model and clears its losses.
+    """
+    kept = [(sublayer._losses, list(sublayer._losses)) for sublayer in layer._flatten_layers()]
+    try:
+        yield
+    finally:
+        for losses, before in kept:
+            losses[:] = before
 
 
 def _seed_generators(layer: keras.layers.Layer) -> list[keras.random.SeedGenerator]:
@@ -113,8 +132,17 @@ def emit_metric(metric: keras.metrics.Metric, value: Any) -> None:
         _state.collected.append(("metric", metric, value))
     elif _state.updates is not None:
         _state.updates.append((metric, value))
-    else:
+    elif not _emptied(metric):
         metric.update_state(value)
+
+
+def _emptied(metric: keras.metrics.Metric) -> bool:
+    """Whether Keras' JAX trainer has taken the metric's state away while it traces a step.
+
+    It hands no state of metrics into that trace; `models.FunctionalModel` carries updates out of
+    it, any other model goes without.
+    """
+    return any(variable._value is None for variable in metric.variables)
 
 
 def emit_record(record: RoutingCall) -> None:

@@ -1,5 +1,6 @@
 """Functional Keras models and their presets."""
 
+from keras_vmoe.models.base import FunctionalModel as FunctionalModel
 from keras_vmoe.models.classifier import Classifier as Classifier
 from keras_vmoe.models.placement import moe_blocks as moe_blocks
 from keras_vmoe.models.reference import from_reference_config as from_reference_config

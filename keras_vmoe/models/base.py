@@ -20,8 +20,11 @@ class FunctionalModel(keras.Model):
     """A functional model that may hold MoE layers; takes care of their metrics.
 
     An exported graph updates no metric. In `fit` and `evaluate` on JAX, whose steps are pure
-    functions, the metrics that layers update while they are called are carried out of the step.
-    (Keras drops them there; on TensorFlow it does not.)
+    functions, the metrics that layers update while they are called are carried out of the step; a
+    plain `keras.Model` goes without them there. (On TensorFlow it has them too.)
+
+    Args:
+        inputs, outputs, name: as of a functional `keras.Model`.
     """
 
     def export(self, *args: Any, **kwargs: Any) -> None:

@@ -28,7 +28,7 @@ class Classifier(FunctionalModel):
         Logits `[b, classes]`.
 
     Raises:
-        ValueError: as many names as logits are needed.
+        ValueError: not as many names as logits, or a range that is none.
 
     Example:
 
@@ -63,6 +63,7 @@ class Classifier(FunctionalModel):
             f"Received: {len(names)} names",
         )
         low, high = float(value_range[0]), float(value_range[1])
+        require(low < high, f"value_range must be (low, high). Received: value_range={value_range}")
         images = keras.Input((None, None, channels), name="images", dtype="float32")
         # Keras' Resizing notes training=True in the graph where it is not told otherwise, and the
         # model behind it would take that over: noise and dropout in inference.

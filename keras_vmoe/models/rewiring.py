@@ -9,6 +9,7 @@ import keras
 
 from keras_vmoe.layers import EncoderBlock, MoEMLP
 from keras_vmoe.models.base import FunctionalModel
+from keras_vmoe.models.classifier import Classifier
 from keras_vmoe.ops.validation import require
 
 Call = Callable[..., Any]
@@ -49,6 +50,8 @@ def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal count
+        if not isinstance(layer, keras.layers.Layer):  # an operation of keras.ops
+            return layer(*args, **kwargs)
         if _is_sparse(layer):
             count += 1
             moe = layer if isinstance(layer, MoEMLP) else layer.mlp
@@ -58,6 +61,12 @@ def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[
             outputs, inner = _rerun(_functional(layer), args[0], arguments)
             count += inner
             return outputs
+        require(
+            not any(isinstance(inner, MoEMLP) for inner in layer._flatten_layers()),
+            f"layer {layer.name!r} ({type(layer).__name__}) holds a MoE layer that cannot be "
+            "reached from the graph. Build it of functional layers, or let its own call take the "
+            "arguments and hand them on",
+        )
         return layer(*args, **kwargs)
 
     # The one private name of Keras that is leant on here; tests/models/test_rewiring.py fails
@@ -84,8 +93,8 @@ def with_routing(
         batch_priority: whether tokens are served by the size of their gates.
 
     Returns:
-        A new, uncompiled functional model. It shares its layers with `model`: training either
-        trains both.
+        A new, uncompiled functional model; a `Classifier` stays one. It shares its layers with
+        `model`: training either trains both.
 
     Raises:
         ValueError: nothing to change, a model without MoE layers, or an argument that a router of
@@ -121,6 +130,8 @@ def with_routing(
         len(given) > 0,
         "give at least one of num_selected, capacity_factor and batch_priority. Received none",
     )
+    if isinstance(model, Classifier):
+        return Classifier(with_routing(model.model, **given), model.class_names, model.value_range)
     model = _functional(model)
     inputs = _fresh_inputs(model)
     outputs, _ = _rerun(model, inputs, given)

@@ -225,6 +225,7 @@ def _pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
         kind = "mean" if config["pooling"] == "gap" else "first"
         x = layers.TokenPooling(kind, dtype=policy, name="pooling")(x)
     if config["representation_size"] is not None:
+        require_positive_int("representation_size", config["representation_size"])
         x = keras.layers.Dense(
             config["representation_size"], activation="tanh", dtype=policy, name="pre_logits"
         )(x)

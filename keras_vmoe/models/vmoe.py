@@ -32,7 +32,7 @@ class VMoE(VisionModel):
             `"final_6"` (the last 6 blocks), `"none"`, or block ids.
         num_experts: experts per sparse block (e).
         router: `"top_k"`, `"expert_choice"` or `"soft"`.
-        num_selected: choices per token (k), top-k only.
+        num_selected: choices per token (k), top-k only; `None` is 2.
         capacity_factor: slots per assignment; `None` is 1.05 for top-k and 1.0 for the others.
         eval_capacity_factor: the same when not training; `None` takes `capacity_factor`.
         capacity_rounding: `"ceil"` or `"round"`; `None` is ceil for top-k, round for the others.
@@ -97,7 +97,7 @@ class VMoE(VisionModel):
         placement: str | Sequence[int] = "every_2",
         num_experts: int = 32,
         router: str = "top_k",
-        num_selected: int = 2,
+        num_selected: int | None = None,
         capacity_factor: float | None = None,
         eval_capacity_factor: float | None = None,
         capacity_rounding: str | None = None,
@@ -183,32 +183,51 @@ def images_per_group(config: dict[str, Any]) -> int:
     return 8 if config["router"] == "top_k" else 1
 
 
+# Arguments of one kind of router, with the values that say nothing to the others.
 _TOP_K_ONLY = {
-    "batch_priority": True,
-    "priority_score": "max",
-    "renormalise_gates": False,
-    "importance_loss_weight": 0.005,
-    "load_loss_weight": 0.005,
-    "gshard_loss_weight": 0.0,
-    "z_loss_weight": 0.0,
+    "batch_priority": (True, False),
+    "priority_score": ("max",),
+    "renormalise_gates": (False,),
+    "importance_loss_weight": (0.005, 0.0),
+    "load_loss_weight": (0.005, 0.0),
+    "gshard_loss_weight": (0.0,),
+    "z_loss_weight": (0.0,),
+}
+_SHARED = ("capacity_factor", "capacity_rounding", "capacity_multiple_of", "noise_std")
+_ROUTER_CLASSES = {
+    "top_k": layers.TopKRouter,
+    "expert_choice": layers.ExpertChoiceRouter,
+    "soft": layers.SoftRouter,
+}
+_OWN = {
+    "top_k": ("num_selected", "eval_capacity_factor", "expert_capacity"),
+    "expert_choice": ("eval_capacity_factor", "expert_capacity"),
+    "soft": ("num_slots",),
 }
 
 
 def make_router(config: dict[str, Any]) -> layers.Router:
-    """A fresh router from a model's arguments; what is `None` there is the router's default."""
+    """A fresh router from a model's arguments; what is `None` there is the router's default.
+
+    Raises:
+        ValueError: an argument that this kind of router does not take.
+    """
     kind = config["router"]
-    cls = {
-        "top_k": layers.TopKRouter,
-        "expert_choice": layers.ExpertChoiceRouter,
-        "soft": layers.SoftRouter,
-    }[kind]
-    names = ["capacity_factor", "capacity_rounding", "capacity_multiple_of", "noise_std"]
-    names += ["num_slots"] if kind == "soft" else ["eval_capacity_factor", "expert_capacity"]
+    own = _SHARED + _OWN[kind]
+    for name in {name for names in _OWN.values() for name in names} - set(own):
+        _require_not_given(name, config[name] is None, config)
+    given = {name: config[name] for name in own if config[name] is not None}
+    for name, silent in _TOP_K_ONLY.items():
+        if kind == "top_k":
+            given[name] = config[name]
+        else:
+            _require_not_given(name, config[name] in silent, config)
+    return _ROUTER_CLASSES[kind](config["num_experts"], name="router", **given)
+
+
+def _require_not_given(name: str, absent: bool, config: dict[str, Any]) -> None:
     require(
-        kind == "soft" or config["num_slots"] is None,
-        f"num_slots is of soft routers only. Received: router={kind!r}",
+        absent,
+        f"{name} is not of router={config['router']!r}. Received: {name}={config[name]!r}; "
+        "leave it out",
     )
-    given = {n: config[n] for n in names if config[n] is not None}
-    if kind == "top_k":
-        given.update({n: config[n] for n in _TOP_K_ONLY}, num_selected=config["num_selected"])
-    return cls(config["num_experts"], name="router", **given)

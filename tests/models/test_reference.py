@@ -11,6 +11,7 @@ from keras_vmoe import checkpoints, layers, models
 from tests.support import numpy_vmoe
 from tests.support.golden import FOLDER, load, max_error
 from tests.support.gradients import layer_gradients
+from tests.support.unallocated import unallocated
 
 NAMES = sorted(
     path.stem
@@ -317,7 +318,7 @@ def test_map_head_has_norms_of_its_own_under_qk_norm():
 def test_parameters_of_the_released_models(name):
     tree = json.loads((FOLDER / f"{name}.json").read_text())
     side = 384 if "384" in name else 224
-    with keras.StatelessScope():  # allocates nothing
+    with unallocated():
         model = models.from_reference_config(tree["config"], image_size=side)
     found = {n: list(v.shape) for n, v in checkpoints.reference_variables(model).items()}
     assert found == {n: shape for n, (shape, _) in tree["params"].items()}
