@@ -6,12 +6,13 @@ Rooms: `ops` (pure functions), `layers`, `models`, `checkpoints`, `analysis`, `d
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 
-# Loaded when first asked for, so that `keras-vmoe --help` does not wait for a backend.
-_MODULES = ("analysis", "checkpoints", "layers", "models", "ops")
+_MODULES = ("analysis", "checkpoints", "data", "layers", "models", "ops")
 _NAMES = {"list_variants": "models", "with_routing": "models", "from_variant": "models"}
 
 
@@ -25,3 +26,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES, *_NAMES])
+
+
+# Importing the package registers its classes, so that Keras can load models saved with them. The
+# command `keras-vmoe` imports what it needs itself: its help does not wait for a backend.
+if Path(sys.argv[0] if sys.argv else "").name not in ("keras-vmoe", "-m"):
+    importlib.import_module("keras_vmoe.models")

@@ -208,13 +208,14 @@ def record_routing() -> contextlib.AbstractContextManager[list[RoutingCall]]:
 
 @contextlib.contextmanager
 def handed_noise(noise: Sequence[Any]) -> Iterator[None]:
-    """Hands unit-normal noise to the routers that are called within a `with` block.
+    """Hands unit-normal noise to the routers that would draw some within a `with` block.
 
     Args:
-        noise: one array per router call, in call order, each shaped like that router's logits.
+        noise: one array per router call with `training=True`, in call order, each shaped like
+            that router's logits. Routers whose `noise_std` is 0 take none.
 
     Raises:
-        ValueError: where more or fewer routers are called than arrays were given.
+        ValueError: where more or fewer routers draw noise than arrays were given.
 
     Example:
 

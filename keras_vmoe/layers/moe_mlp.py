@@ -27,6 +27,12 @@ _FLOATS = ("bfloat16", "float16", "float32", "float64")
 _METRICS = ("expert_load_min", "expert_load_max", "dropped", "confidence", "entropy")
 
 
+def _default_name() -> str:
+    """Keras would make `mo_emlp` of the class's name."""
+    count = keras.backend.get_uid("moe_mlp")
+    return "moe_mlp" if count == 1 else f"moe_mlp_{count - 1}"
+
+
 def token_mask(mask: Any) -> Any:
     """The mask that Keras may attach to the tokens behind a layer: `[b, t]`, never `[b]`."""
     return mask if mask is not None and len(mask.shape) == 2 else None
@@ -83,6 +89,10 @@ class MoEMLP(keras.layers.Layer):
     >>> model.output_shape
     (None, 49, 64)
 
+    The layer's metrics are updated when it is called. A model of your own is exported without
+    them by `with layers.routing_metrics(False): model.export(...)`; this package's models, and
+    `models.FunctionalModel`, do so by themselves.
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, section 2.
     """
 
@@ -100,7 +110,7 @@ class MoEMLP(keras.layers.Layer):
         bias_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "name": kwargs.get("name") or _default_name()})
         require_positive_int("images_per_group", images_per_group)
         require_dispatch(dispatch)
         if dispatch_dtype is not None:

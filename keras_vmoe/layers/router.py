@@ -146,7 +146,7 @@ class Router(keras.layers.Layer):
 
     def _noise(self, logits: Any, noise: Any, training: bool) -> Any | None:
         """Unit normal noise like `logits`: handed in, drawn in training, or none."""
-        if self.noise_std == 0:
+        if self.noise_std == 0 or (noise is None and not training):
             return None
         if noise is None:
             noise = effects.next_handed_noise()
@@ -158,8 +158,6 @@ class Router(keras.layers.Layer):
                 f"Received: {tuple(noise.shape)}",
             )
             return noise
-        if not training:
-            return None
         return keras.random.normal(kops.shape(logits), dtype=logits.dtype, seed=self.seed_generator)
 
     def get_config(self) -> dict[str, Any]:

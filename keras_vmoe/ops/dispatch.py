@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_vmoe.ops.routing import ExpertChoicePlan, Plan, SoftPlan
 from keras_vmoe.ops.row_map import RowMap, row_map, rows_from_tokens, tokens_from_rows
 from keras_vmoe.ops.validation import (
+    concrete,
     require,
     require_choice,
     require_rank,
@@ -88,6 +90,26 @@ def einsum_combine(outputs: Any, weights: Any) -> Any:
     return ops.einsum("gsec,egcd->gsd", weights, ops.cast(outputs, weights.dtype))
 
 
+def _require_capacity(plan: Plan, capacity: Any) -> None:
+    """Checks, as far as it can be known now, that every kept choice has a slot."""
+    if not isinstance(capacity, int) or isinstance(plan, SoftPlan):
+        return
+    if isinstance(plan, ExpertChoicePlan):
+        slots = plan.token.shape[2]
+        fits = slots in (None, capacity)
+    else:
+        slot, kept = concrete(plan.slot), concrete(plan.kept)
+        if slot is None or kept is None:
+            return
+        slots = int(slot.max(initial=-1, where=kept)) + 1
+        fits = slots <= capacity
+    require(
+        fits,
+        f"capacity must be that of the plan, which uses {slots} slots. "
+        f"Received: capacity={capacity}",
+    )
+
+
 def _routed(plan: Plan, num_experts: int) -> Any:
     """The plan's own tensor `[g, s, e, ...]`, checked to be of `num_experts`."""
     routed = plan.dispatch if isinstance(plan, SoftPlan) else plan.gates
@@ -132,6 +154,7 @@ def dispatch(
     tokens = ops.convert_to_tensor(tokens)
     require_rank("tokens", tokens, 3, "[groups, tokens, width]")
     require_same_axes("tokens", tokens, _routed(plan, num_experts))
+    _require_capacity(plan, capacity)
     if method == "einsum" or isinstance(plan, SoftPlan):
         return einsum_dispatch(tokens, dispatch_mask(plan, num_experts, capacity, tokens.dtype))
     flat = ops.reshape(tokens, [-1, tokens.shape[-1]])
@@ -171,6 +194,7 @@ def combine(
     outputs = ops.convert_to_tensor(outputs)
     require_rank("outputs", outputs, 3, "[experts, slots, width]")
     known = _routed(plan, num_experts).shape[0], outputs.shape[1], capacity
+    _require_capacity(plan, capacity)
     require(
         outputs.shape[0] == num_experts
         and (not all(isinstance(n, int) for n in known) or known[1] == known[0] * capacity),
@@ -187,8 +211,10 @@ def combine(
 
 
 def weighted_tokens(rows: Any, plan: Plan, where: RowMap, num_tokens: Any) -> Any:
-    """`tokens_from_rows` with the plan's own weights, in the rows' dtype."""
-    weight = ops.cast(plan.weight, rows.dtype)
+    """`tokens_from_rows` with the plan's own weights, in the wider dtype of the two."""
+    # Under half precision the weights, and the sum over choices, stay in float32.
+    dtype = keras.backend.result_type(rows.dtype, plan.weight.dtype)
+    rows, weight = ops.cast(rows, dtype), ops.cast(plan.weight, dtype)
     width = 1 if isinstance(plan, ExpertChoicePlan) else plan.weight.shape[2]
     return tokens_from_rows(rows, ops.reshape(weight, [-1, width]), where, num_tokens)
 

@@ -82,9 +82,7 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
     require_positive_int("images_per_group", images_per_group)
     tokens = ops.convert_to_tensor(tokens)
     batch, length, width = ops.shape(tokens)
-    if images_per_group == 1:
-        size, count = 1, batch
-    elif isinstance(batch, int):
+    if isinstance(batch, int):
         size = max(1, min(batch, images_per_group))
         count = max(1, -(-batch // size))
     else:
@@ -93,9 +91,9 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
             "tokens must have a known batch size on the JAX backend. Give the layer that calls "
             f"this one a compute_output_shape. Received: tokens of shape {tuple(tokens.shape)}",
         )
-        size = ops.maximum(ops.minimum(batch, images_per_group), 1)
+        size = 1 if images_per_group == 1 else ops.maximum(ops.minimum(batch, images_per_group), 1)
         count = ops.maximum((batch + size - 1) // size, 1)
-    full = images_per_group == 1 or (isinstance(batch, int) and count * size == batch)
+    full = isinstance(batch, int) and count * size == batch
     if full and mask is None:
         return Groups(ops.reshape(tokens, [count, size * length, width]), None, None, size)
     if mask is None:

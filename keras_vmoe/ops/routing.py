@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_vmoe.ops.validation import (
+    concrete,
     require,
     require_choice,
     require_finite,
@@ -215,6 +217,13 @@ def assign_slots(
     _check_capacity(capacity)
     num_experts = gates.shape[-1]
     expert = ops.cast(expert, "int32")
+    require_same_axes("weight", weight, expert, 3)
+    known = concrete(expert)
+    require(
+        known is None or known.size == 0 or (known.min() >= 0 and known.max() < num_experts),
+        f"expert must hold ids from 0 to {num_experts - 1}, as many as gates has experts. "
+        "Received: ids beyond them",
+    )
     mask = _checked_mask(mask, expert)
     queued = expert
     if mask is not None:
@@ -359,6 +368,8 @@ def soft_routing(logits: Any, mask: Any = None) -> SoftPlan:
     logits = ops.convert_to_tensor(logits)
     require_rank("logits", logits, 4, "[groups, tokens, experts, slots]")
     require_finite("logits", logits)
+    if keras.backend.standardize_dtype(logits.dtype) in ("float16", "bfloat16"):
+        logits = ops.cast(logits, "float32")
     experts, slots = logits.shape[2], logits.shape[3]
     flat = ops.reshape(logits, [ops.shape(logits)[0], -1, experts * slots])
     combine = ops.softmax(flat, axis=-1)

@@ -59,7 +59,7 @@ def dropped_share(plan: TokenChoicePlan | ExpertChoicePlan, mask: Any = None) ->
     else:
         kept = ops.cast(plan.kept, "float32")
     if mask is None:
-        return 1.0 - ops.mean(kept)
+        return ops.mean(1.0 - kept)
     weight = ops.expand_dims(ops.cast(mask, "float32"), -1)
     total = ops.sum(weight) * kept.shape[-1]
     return safe_divide(ops.sum((1.0 - kept) * weight), total)
