@@ -26,6 +26,7 @@ def test_handed_noise_goes_to_routers_in_the_order_of_calls():
 def test_routers_without_noise_take_none():
     with layers.handed_noise([]):
         router(noise_std=0.0)(X, training=True)
+        router()(X)
 
 
 def hand(count, calls):

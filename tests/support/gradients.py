@@ -17,7 +17,8 @@ def value_and_gradients(
         import jax
 
         tensors = [jax.numpy.asarray(array) for array in arrays]
-        value, found = jax.value_and_grad(function, argnums=tuple(range(len(arrays))))(*tensors)
+        differentiated = jax.value_and_grad(function, argnums=tuple(range(len(arrays))))
+        value, found = jax.jit(differentiated)(*tensors)
         return np.asarray(value), [np.asarray(gradient) for gradient in found]
     import tensorflow as tf
 
@@ -51,7 +52,8 @@ def layer_gradients(
             )
             return loss(outputs, losses), outputs
 
-        (_, outputs), (found, of_inputs) = jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(
+        differentiated = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))
+        (_, outputs), (found, of_inputs) = differentiated(
             [v.value for v in variables], jax.numpy.asarray(inputs)
         )
     else:
