@@ -36,7 +36,7 @@ def usage() -> str:
         "Sparse mixtures of experts for vision in Keras 3.\n\n"
         "usage: keras-vmoe COMMAND [options]\n\n"
         f"commands:\n{rows}\n\n"
-        "  keras-vmoe train --gin_file=runs/quickstart.gin     a first run, in about a minute\n"
+        "  keras-vmoe train --gin_file=runs/quickstart.gin     a first run, in a minute or two\n"
         "  keras-vmoe COMMAND --help                           the options of a command\n"
     )
 
