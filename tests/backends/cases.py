@@ -136,7 +136,6 @@ def fit(**overrides: object) -> Callable[[], Numbers]:
             num_layers=1,
             placement=(0,),
             noise_std=0.0,
-            importance_loss_weight=0.1,
             **overrides,
         )
         model.compile(
@@ -204,7 +203,7 @@ CASES: dict[str, Callable[[], Numbers]] = {
     "reference/grouped": reference("04_vmoe_map_k2", dispatch="grouped"),
     "reference/expert_choice": reference("04_vmoe_gap_expert_choice", dispatch="gather"),
     "reference/soft": reference("06_soft_moe_gap_f32"),
-    "fit/top_k": fit(),
+    "fit/top_k": fit(importance_loss_weight=0.1),
     "fit/remat": fit(remat=True),
     "fit/expert_choice": fit(router="expert_choice"),
     "random_fit": random_fit,

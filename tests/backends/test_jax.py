@@ -16,11 +16,27 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.jax
 
 
+# The rest takes a minute, and is run with the slow tests.
+QUICK = {
+    "grouped_matmul",
+    "plans",
+    "losses",
+    "layers/moe_mlp/auto",
+    "masked/grouped",
+    "masked/expert_choice",
+    "reference/top_k",
+    "fit/remat",
+}
+
+
 @pytest.fixture(scope="module")
-def jax_numbers(tmp_path_factory):
+def jax_numbers(tmp_path_factory, request):
+    """The numbers of all cases that this session compares."""
     path = tmp_path_factory.mktemp("jax") / "numbers.npz"
+    items = [item for item in request.session.items if item.path == request.path]
+    names = sorted({item.callspec.params["name"] for item in items})
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.backends.cases", str(path)],
+        [sys.executable, "-W", "ignore", "-m", "tests.backends.cases", str(path), *names],
         env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
         cwd=ROOT,
         capture_output=True,
@@ -32,7 +48,10 @@ def jax_numbers(tmp_path_factory):
         return dict(file)
 
 
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in cases.CASES],
+)
 def test_numbers_of_jax_are_those_of_tensorflow(name, jax_numbers):
     assert keras.backend.backend() == "tensorflow"
     wanted = cases.compute([name])
