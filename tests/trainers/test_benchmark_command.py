@@ -60,6 +60,7 @@ def test_another_backend_is_refused(capsys, monkeypatch, table):
 
 HELP_WITHOUT_TENSORFLOW = """
 import sys
+sys.argv[0] = "keras-vmoe"  # as the console script finds it
 from keras_vmoe.trainers import cli
 for argv in (["--help"], ["layer", "--help"], ["model", "--help"]):
     assert cli.main(["benchmark", *argv]) == 0

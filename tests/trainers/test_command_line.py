@@ -12,6 +12,7 @@ from keras_vmoe.trainers import cli, errors, profile
 
 HELP_WITHOUT_TENSORFLOW = """
 import sys
+sys.argv[0] = "keras-vmoe"  # as the console script finds it
 from keras_vmoe.trainers import cli
 for argv in ([], ["--help"], ["train", "--help"], ["profile", "--help"]):
     assert cli.main(argv) == 0
