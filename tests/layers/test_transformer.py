@@ -1,6 +1,5 @@
 """Transformer blocks against a forward pass in NumPy, their dropouts, and recomputation."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -115,19 +114,6 @@ def test_dropout_draws_anew_at_each_place_and_step():
     np.testing.assert_array_equal(np.asarray(mlp(x)), np.asarray(mlp(x)))
 
 
-def remat_pair():
-    """The same block, with the same seeds, with and without recomputation."""
-    pair = []
-    for remat in (False, True):
-        keras.utils.set_random_seed(5)
-        pair.append(
-            cases.TRANSFORMER["all_dropouts"].built(
-                remat=remat, attention_dropout_rate=0.2, stochastic_depth_rate=0.3
-            )
-        )
-    return pair
-
-
 def test_recomputation_without_random_draws_changes_nothing():
     case = cases.TRANSFORMER["sparse_block"]
     results = [
@@ -145,7 +131,7 @@ def test_recomputation_draws_the_same_twice():
     Were other numbers drawn in the backward pass, the directional derivative would not fit.
     """
     case = cases.TRANSFORMER["all_dropouts"]
-    block = remat_pair()[1]
+    block = case.built(remat=True, dropout_rate=0.5, attention_dropout_rate=0.5)
     states = [v for v in block.variables if "seed_generator" in v.path]
     before = [np.asarray(v) for v in states]
 
@@ -162,7 +148,7 @@ def test_recomputation_draws_the_same_twice():
     direction = np.random.default_rng(0).normal(size=x.shape).astype("float32")
     ends = [float(loss(x + step * direction)[0]) for step in (1e-3, -1e-3)]
     slope = (ends[0] - ends[1]) / 2e-3
-    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=2e-2)
+    assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-3)
 
 
 def test_recomputation_carries_losses_and_metrics_out():

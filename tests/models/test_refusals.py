@@ -76,3 +76,26 @@ def test_expert_ids_beyond_the_experts():
     expert = np.array([[[0], [2]]], "int32")
     with pytest.raises(ValueError, match="ids from 0 to 1"):
         ops.assign_slots(expert, np.ones((1, 2, 1)), np.ones((1, 2, 2)), capacity=1)
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 3), (1, 24, 24, 1), (1, 2, 24, 24, 3)])
+def test_images_of_another_rank_or_other_channels(shape):
+    classifier = models.Classifier(tiny.vmoe(num_classes=2), ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"images must have shape \[images, height, width, 3\]"):
+        classifier.classify(np.zeros(shape, "uint8"))
+    with pytest.raises(ValueError, match="images must have shape|expected"):
+        classifier(np.zeros(shape, "uint8"))
+
+
+def test_a_single_grey_image_is_not_taken_for_many():
+    classifier = models.Classifier(tiny.vmoe(num_classes=2, channels=1), ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"images\[None\]"):
+        classifier.classify(np.zeros((8, 8, 1), "uint8"))
+    assert len(classifier.classify(np.zeros((2, 8, 8, 1), "uint8"))) == 2
+
+
+def test_patches_of_other_channels():
+    embedding = layers.PatchEmbedding(4, 8)
+    embedding.build((None, 8, 8, 3))
+    with pytest.raises(ValueError, match="3 channels, as built"):
+        embedding(np.zeros((1, 8, 8, 1), "float32"))

@@ -123,7 +123,16 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+QUICK = ("classifier", "sequential_in_functional")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(wrap, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, wrap in WRAPPERS.items()
+    ],
+)
 def test_nested_models(wrap):
     model = vmoe()
     outer = wrap(model)

@@ -78,7 +78,14 @@ def test_files(kind, tmp_path):
     np.testing.assert_array_equal(np.asarray(fresh(x)), np.asarray(model(x)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "top_k",
+        pytest.param("expert_choice", marks=pytest.mark.slow),
+        pytest.param("soft", marks=pytest.mark.slow),
+    ],
+)
 def test_saved_model_export(kind, tmp_path):
     import tensorflow as tf
 
@@ -115,7 +122,7 @@ def test_batches_of_any_size(kind):
     ("kind", "dtype"),
     [
         ("top_k", "float32"),
-        ("expert_choice", "mixed_bfloat16"),
+        pytest.param("expert_choice", "mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param("top_k", "mixed_bfloat16", marks=pytest.mark.slow),
         pytest.param("expert_choice", "float32", marks=pytest.mark.slow),
         pytest.param("soft", "float32", marks=pytest.mark.slow),
@@ -192,6 +199,7 @@ def test_metrics_of_an_epoch_are_means_over_its_batches():
     assert results["encoder_block_1_moe/dropped"] == pytest.approx(np.mean(wanted), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_survives_its_file(tmp_path):
     model = tiny.vmoe(num_layers=1, placement=(0,), noise_std=0.0)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -59,3 +59,12 @@ def test_certain_gates_have_no_entropy():
     gates = np.array([[[1.0, 0.0]]], "float32")
     statistics = ops.routing_statistics(ops.top_k_routing(gates, 1, 1))
     assert float(statistics["entropy"]) == 0
+
+
+def test_soft_routing_has_shares_of_weight_and_drops_nothing():
+    combine = np.array([[[[0.5, 0.1], [0.2, 0.2]], [[0.7, 0.1], [0.1, 0.1]]]], "float32")
+    statistics = ops.routing_statistics(ops.SoftPlan(combine, combine))
+    assert "dropped" not in statistics
+    assert float(statistics["expert_load_max"]) == pytest.approx(0.7)
+    assert float(statistics["expert_load_min"]) == pytest.approx(0.3)
+    assert float(statistics["confidence"]) == pytest.approx(0.6)
