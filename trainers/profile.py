@@ -53,6 +53,10 @@ def main(argv: Sequence[str]) -> int:
         ValueError: an unknown model or argument.
     """
     values = _flags()
+    for word in argv:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("--") and "=" in word and name not in values:
+            raise UsageError(f"profile: write overrides without dashes: {word.lstrip('-')}")
     words = command_line.parse(values, argv, "profile")
     if values.help:
         print(command_line.help_text(values, _SYNOPSIS, _TEXT), end="")

@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
         print(command_line.help_text(values, _SYNOPSIS, _TEXT), end="")
         return 0
     if words:
-        raise UsageError(f"train: unexpected {words[0]!r}; see keras-vmoe train --help")
+        meant = f"; did you mean --gin_file={words[0]}?" if words[0].endswith(".gin") else ""
+        raise UsageError(f"train: unexpected {words[0]!r}{meant}; see keras-vmoe train --help")
     if not values.gin_file:
         raise UsageError(f"train: --gin_file is missing ({_shipped_runs()})")
     # The file names and gin's presence are checked before TensorFlow is imported.

@@ -92,6 +92,11 @@ class PatchEmbedding(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         down, across = self.patch_size
+        require(
+            inputs.shape[-1] == self.kernel.shape[2],
+            f"inputs must have {self.kernel.shape[2]} channels, as built. "
+            f"Received: inputs of shape {tuple(inputs.shape)}",
+        )
         batch, height, width, channels = kops.shape(inputs)
         self.grid(inputs.shape[1], inputs.shape[2])
         rows, columns = height // down, width // across

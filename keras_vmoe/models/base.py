@@ -58,7 +58,8 @@ class VisionModel(FunctionalModel):
     """Base class of the functional vision models: keeps its arguments as its config."""
 
     def __init__(self, config: dict[str, Any], graph: tuple[Any, Any], **kwargs: Any) -> None:
-        super().__init__(inputs=graph[0], outputs=graph[1], **kwargs)
+        name = kwargs.pop("name", None) or type(self).__name__.lower()
+        super().__init__(inputs=graph[0], outputs=graph[1], name=name, **kwargs)
         # The policy that the layers were made with, whatever the global one is later.
         self.arguments = dict(config, dtype=resolve_policy(config["dtype"]))
 

@@ -80,13 +80,31 @@ class Classifier(FunctionalModel):
 
         Args:
             images: `[b, height, width, channels]`, 0 to 255.
+
+        Raises:
+            ValueError: another rank or other channels.
         """
-        logits = self.predict(np.asarray(images), verbose=0)
+        images = np.asarray(images)
+        self._require_images(images)
+        logits = self.predict(images, verbose=0)
         probabilities = np.asarray(keras.ops.softmax(logits.astype("float32"), axis=-1))
         best = probabilities.argmax(axis=-1)
         return [
             (self.class_names[i], float(p[i])) for i, p in zip(best, probabilities, strict=True)
         ]
+
+    def _require_images(self, images: Any) -> None:
+        channels, shape = self.model.input_shape[-1], tuple(images.shape)
+        require(
+            len(shape) == 4 and shape[-1] in (None, channels),
+            f"images must have shape [images, height, width, {channels}]; a single image needs an "
+            f"axis in front, images[None]. Received: images of shape {shape}",
+        )
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        # Keras would take the rows of a single grey image for images.
+        self._require_images(inputs)
+        return super().call(inputs, training=training, mask=mask)
 
     def get_config(self) -> dict[str, Any]:
         return {

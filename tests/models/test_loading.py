@@ -10,7 +10,13 @@ from keras_vmoe import models
 from tests.models import tiny
 
 
-@pytest.mark.parametrize("order", ["import keras, keras_vmoe", "import keras_vmoe, keras"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import keras, keras_vmoe",
+        pytest.param("import keras_vmoe, keras", marks=pytest.mark.slow),
+    ],
+)
 def test_the_package_alone_is_enough(order, tmp_path):
     classifier = models.Classifier(tiny.vmoe(num_classes=2), ["cat", "dog"])
     images = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), "uint8")
