@@ -228,12 +228,10 @@ class MoEMLP(keras.layers.Layer):
         size = groups.images_per_group
         if groups.images is None:
             return slots(size), None
-        if isinstance(size, int):
-            table = kops.convert_to_tensor([slots(i) for i in range(size + 1)], dtype="int32")
-            return slots(size), kops.take(table, groups.images)
-        sizes = range(self.images_per_group + 1)
-        table = kops.convert_to_tensor([slots(i) for i in sizes], dtype="int32")
-        return kops.take(table, size), kops.take(table, groups.images)
+        known = isinstance(size, int)
+        by_images = [slots(i) for i in range((size if known else self.images_per_group) + 1)]
+        table = kops.convert_to_tensor(by_images, dtype="int32")
+        return by_images[size] if known else kops.take(table, size), kops.take(table, groups.images)
 
     def _method(self, tokens: Any) -> str:
         if self.dispatch != "auto":
