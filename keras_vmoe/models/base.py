@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -13,6 +14,11 @@ from keras_vmoe.layers import effects
 def resolve_policy(dtype: Any) -> keras.DTypePolicy:
     """The dtype policy of a model's layers: the given one, else the global one."""
     return keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+
+
+def argument_names(cls: type) -> list[str]:
+    """The names of a model class's arguments."""
+    return [n for n in inspect.signature(cls.__init__).parameters if n not in ("self", "kwargs")]
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")

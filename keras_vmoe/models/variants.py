@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from keras_vmoe.models.base import VisionModel
+from keras_vmoe.models.base import VisionModel, argument_names
 from keras_vmoe.models.vit import ViT
 from keras_vmoe.models.vmoe import VMoE
 from keras_vmoe.ops.validation import require
@@ -96,7 +95,7 @@ def merge_arguments(
     cls: type[VisionModel], arguments: dict[str, Any], overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """Preset arguments with overrides laid over them, checked against the class."""
-    known = [n for n in inspect.signature(cls.__init__).parameters if n not in ("self", "kwargs")]
+    known = argument_names(cls)
     for name, value in overrides.items():
         require(
             name in known,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_vmoe import layers
-from keras_vmoe.models.base import VisionModel, resolve_policy
+from keras_vmoe.models.base import VisionModel, argument_names, resolve_policy
 from keras_vmoe.models.placement import moe_blocks
 from keras_vmoe.models.vit import dense_mlp, functional_vit
 from keras_vmoe.ops.validation import require, require_choice
@@ -137,17 +137,10 @@ class VMoE(VisionModel):
     ) -> None:
         # Every argument, under its own name: this dict is the model's config.
         values = locals()
-        config = {n: values[n] for n in ARGUMENTS}
+        config = {n: values[n] for n in argument_names(VMoE) if n != "name"}
         if isinstance(placement, Iterable) and not isinstance(placement, str):
             config["placement"] = tuple(placement)
         super().__init__(config, functional_vmoe(config), name=name, **kwargs)
-
-
-ARGUMENTS = tuple(
-    name
-    for name in VMoE.__init__.__code__.co_varnames[: VMoE.__init__.__code__.co_argcount]
-    if name not in ("self", "name")
-)
 
 
 def functional_vmoe(config: dict[str, Any]) -> tuple[Any, Any]:
