@@ -1,4 +1,4 @@
-"""Pictures of what a model does. Matplotlib is imported when a picture is drawn."""
+"""The routing picture: which expert each patch of some images went to."""
 
 from __future__ import annotations
 

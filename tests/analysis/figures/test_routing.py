@@ -5,6 +5,7 @@ import pytest
 from matplotlib import image as image_file
 
 from keras_vmoe.analysis import figures
+from keras_vmoe.analysis.figures import routing
 from keras_vmoe.analysis.records import RoutingRecord
 
 
@@ -47,7 +48,7 @@ def test_the_winner_is_the_heaviest_kept_choice():
     one.expert[0] = [[0, 1], [2, 3], [1, 0], [3, 2]]
     one.weight[0] = [[0.9, 0.1], [0.6, 0.4], [0.5, 0.3], [0.7, 0.2]]
     one.kept[0] = [[True, True], [False, True], [False, False], [True, False]]
-    expert, kept = figures._winners(one, 0)
+    expert, kept = routing._winners(one, 0)
     assert expert[0].tolist() == [0, 3]
     assert expert[1, 1] == 3
     assert kept.tolist() == [[True, True], [False, True]]
@@ -56,14 +57,14 @@ def test_the_winner_is_the_heaviest_kept_choice():
 def test_a_class_token_has_no_place_in_the_picture():
     one = record(images=1, tokens=5, experts=4)
     one.kept[:] = True
-    expert, _ = figures._winners(one, 0)
+    expert, _ = routing._winners(one, 0)
     np.testing.assert_array_equal(expert.ravel(), one.expert[0, 1:, 0])
 
 
 def test_many_layers_are_thinned_to_the_first_and_last_among_them():
     names = [str(i) for i in range(12)]
-    assert figures._spread(names, 4) == ["0", "4", "7", "11"]
-    assert figures._spread(names[:3], 4) == ["0", "1", "2"]
+    assert routing._spread(names, 4) == ["0", "4", "7", "11"]
+    assert routing._spread(names[:3], 4) == ["0", "1", "2"]
 
 
 def test_wrong_records_are_refused(tmp_path):
