@@ -8,6 +8,7 @@ from keras_vmoe.analysis.layer_rows import layer_profile as layer_profile
 from keras_vmoe.analysis.model_rows import register_model as register_model
 from keras_vmoe.analysis.profiling import profile as profile
 from keras_vmoe.analysis.records import RoutingRecord as RoutingRecord
+from keras_vmoe.analysis.records import moe_layers as moe_layers
 from keras_vmoe.analysis.records import routing_records as routing_records
 from keras_vmoe.analysis.routing_costs import register_router as register_router
 from keras_vmoe.analysis.rows import LayerProfile as LayerProfile

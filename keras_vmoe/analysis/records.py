@@ -35,6 +35,7 @@ class RoutingRecord:
         dispatch, combine: `[b, t, e, c]`, soft only, else `None`: the weight of the token in each
             slot, and of each slot in the token's output.
         losses: the layer's auxiliary losses, unweighted, by name, mean over all routing groups.
+        slots: of each expert, in all routing groups together.
     """
 
     layer: str
@@ -47,6 +48,7 @@ class RoutingRecord:
     dispatch: np.ndarray | None = None
     combine: np.ndarray | None = None
     losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    slots: int = 0
 
     @property
     def num_experts(self) -> int:
@@ -67,6 +69,37 @@ class RoutingRecord:
         """Share of the choices that got no slot; expert choice: of tokens that nobody took."""
         kept = self.kept.any(-1) if self.router == "expert_choice" else self.kept
         return float(1.0 - kept.mean())
+
+
+def moe_layers(model: keras.Model) -> list[layers.MoEMLP]:
+    """The MoE layers of a model, at any depth, each once, in the model's order.
+
+    Example:
+
+    >>> from keras_vmoe import analysis, models
+    >>> model = models.VMoE(
+    ...     image_size=32,
+    ...     patch_size=8,
+    ...     num_layers=4,
+    ...     width=16,
+    ...     mlp_dim=32,
+    ...     num_heads=2,
+    ...     num_experts=4,
+    ... )
+    >>> [layer.name for layer in analysis.moe_layers(model)]
+    ['encoder_block_1_moe', 'encoder_block_3_moe']
+    """
+    found: dict[int, layers.MoEMLP] = {}
+
+    def look_into(layer: keras.layers.Layer) -> None:
+        for inner in layer._flatten_layers(recursive=False, include_self=False):
+            if isinstance(inner, layers.MoEMLP):
+                found.setdefault(id(inner), inner)
+            else:
+                look_into(inner)
+
+    look_into(model)
+    return list(found.values())
 
 
 def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]:
@@ -109,7 +142,7 @@ def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]
     """
     require(isinstance(model, keras.Model), f"model must be a Keras model. Received: {model!r}")
     require(
-        any(isinstance(layer, layers.MoEMLP) for layer in model._flatten_layers()),
+        bool(moe_layers(model)),
         f"model must hold at least one MoE layer. {model.name!r} holds none",
     )
     pieces: dict[str, list[RoutingRecord]] = {}
@@ -201,7 +234,17 @@ def _record(name: str, call: RoutingCall) -> RoutingRecord:
     router = fields.pop("router")
     arrays = {field: per_image(values) for field, values in fields.items()}
     losses = {term: float(_numpy(value)) for term, value in call.losses.items()}
-    return RoutingRecord(layer=name, router=router, losses=losses, **arrays)
+    slots = _slots(call)
+    return RoutingRecord(layer=name, router=router, losses=losses, slots=slots, **arrays)
+
+
+def _slots(call: RoutingCall) -> int:
+    """Slots of an expert in all groups of a call."""
+    if isinstance(call.plan, ops.SoftPlan):
+        return int(call.plan.combine.shape[0] * call.plan.combine.shape[-1])
+    if call.group_capacity is not None:
+        return int(_numpy(call.group_capacity).sum())
+    return int(_numpy(call.capacity)) * int(call.plan.gates.shape[0])
 
 
 def _token_choice(plan: ops.TokenChoicePlan) -> dict[str, Any]:
@@ -266,4 +309,5 @@ def _joined(records: list[RoutingRecord], groups: list[int]) -> RoutingRecord:
         term: float(np.average([record.losses[term] for record in records], weights=groups))
         for term in records[0].losses
     }
-    return dataclasses.replace(records[0], losses=losses, **arrays)
+    slots = sum(record.slots for record in records)
+    return dataclasses.replace(records[0], losses=losses, slots=slots, **arrays)

@@ -18,7 +18,11 @@ from keras_vmoe.ops.validation import require
 
 
 class RoutingCall(NamedTuple):
-    """One routing of one MoE layer, as `record_routing` gives it."""
+    """One routing of one MoE layer, as `record_routing` gives it.
+
+    `capacity` is the slots of an expert in a full group, `group_capacity` those that each group may
+    use, `[g]`, where groups are not full.
+    """
 
     layer: str
     plan: Plan
@@ -26,6 +30,7 @@ class RoutingCall(NamedTuple):
     batch: Any
     tokens_per_image: Any
     losses: dict[str, Any]
+    group_capacity: Any = None
 
 
 class _State(threading.local):

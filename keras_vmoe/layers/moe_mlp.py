@@ -181,7 +181,12 @@ class MoEMLP(keras.layers.Layer):
         plan = self.router(
             groups.tokens, mask=groups.mask, noise=noise, training=training, **routing
         )
-        self._report(plan, groups, slots, batch, length)
+        if effects.recording():
+            terms = effects.take_terms()
+            effects.emit_record(
+                effects.RoutingCall(self.name, plan, slots, batch, length, terms, group_capacity)
+            )
+        self._update_metrics(plan, groups.mask)
         outputs = self._mix(groups.tokens, plan, slots, training)
         return ungroup_images(kops.cast(outputs, self.compute_dtype), batch, length)
 
@@ -270,13 +275,9 @@ class MoEMLP(keras.layers.Layer):
             values = kops.cast(values, self.dispatch_dtype)
         return kops.cast(values, self.compute_dtype)
 
-    def _report(self, plan: Any, groups: Groups, slots: Any, batch: Any, length: Any) -> None:
-        if effects.recording():
-            effects.emit_record(
-                effects.RoutingCall(self.name, plan, slots, batch, length, effects.take_terms())
-            )
+    def _update_metrics(self, plan: Any, mask: Any) -> None:
         if effects.metrics_enabled():
-            for name, value in ops.routing_statistics(plan, groups.mask).items():
+            for name, value in ops.routing_statistics(plan, mask).items():
                 effects.emit_metric(self._trackers[name], value)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:

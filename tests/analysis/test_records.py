@@ -135,6 +135,34 @@ def test_batches_are_joined():
         assert record.losses["importance"] == pytest.approx(mean)
 
 
+def test_slots_are_those_of_all_groups():
+    batch = images(11)
+    model = make()
+    capacity = model.get_layer("encoder_block_1").mlp.router.capacity
+    record = analysis.routing_records(model, batch)[LAYER]
+    assert record.slots == capacity(8 * T) + capacity(3 * T)
+    assert np.bincount(record.expert[record.kept]).max() <= record.slots
+    joined = analysis.routing_records(model, [batch, batch[:2]])[LAYER]
+    assert joined.slots == record.slots + capacity(2 * T)
+    wide = analysis.routing_records(keras_vmoe.with_routing(model, capacity_factor=2.0), batch)
+    assert wide[LAYER].slots == capacity(8 * T, capacity_factor=2.0) + 3 * T
+    model = make(router="expert_choice")
+    capacity = model.get_layer("encoder_block_1").mlp.router.capacity
+    assert analysis.routing_records(model, batch)[LAYER].slots == 11 * capacity(T)
+    soft = make(router="soft", num_slots=2)
+    assert analysis.routing_records(soft, batch)[LAYER].slots == 11 * 2
+
+
+def test_moe_layers_are_found_once_and_in_order():
+    model = make(num_layers=4)
+    names = ["encoder_block_1_moe", "encoder_block_3_moe"]
+    assert [layer.name for layer in analysis.moe_layers(model)] == names
+    inputs = keras.Input((16, 16, 3))
+    twice = keras.Model(inputs, [model(inputs), model(-inputs)])
+    assert [layer.name for layer in analysis.moe_layers(twice)] == names
+    assert analysis.moe_layers(make(placement="none")) == []
+
+
 def test_losses_are_means_over_groups():
     model = make()
     batch = images(12)
