@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_vmoe.trainers.loop import ClassificationLoop
+
+
+# The subfolder of the best checkpoint.
+BEST = "best"
+
+
+def step_of(path: str) -> int:
+    """Returns the step of a checkpoint's path.
+
+    Example:
+        >>> step_of("run/checkpoints/ckpt-120")
+        120
+    """
+    return int(path.rpartition("-")[2])
 
 
 def seed_states(model: keras.Model) -> list[tf.Variable]:
@@ -24,17 +40,29 @@ def seed_states(model: keras.Model) -> list[tf.Variable]:
     return [v.value for v in model.variables if id(v) not in weights]
 
 
+class NotFiniteError(ValueError):
+    """A weight that is NaN or infinite; the message is its path."""
+
+
 class Checkpoints:
     """Saves and restores everything that a step depends on: weights, slots, step, seeds, means.
 
     Args:
         loop: what is trained.
-        folder: where the checkpoints are.
-        keep: how many are kept.
+        folder: where the checkpoints are; the best one lies in its subfolder `best`.
+        keep: how many of the newest are kept.
+        warn: called with a line of text when a damaged checkpoint is passed over.
     """
 
-    def __init__(self, loop: ClassificationLoop, folder: Path, keep: int) -> None:
-        self._step = loop.global_step
+    def __init__(
+        self,
+        loop: ClassificationLoop,
+        folder: Path,
+        keep: int,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        self._step, self._weights = loop.global_step, loop.model.weights
+        self._warn = warn
         self.checkpoint = tf.train.Checkpoint(
             model=loop.model,
             optimizer=loop.optimizer,
@@ -42,59 +70,104 @@ class Checkpoints:
             seeds=seed_states(loop.model),
             means=[v.value for metric in loop.metrics for v in metric.variables],
         )
-        self._manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=keep)
+        self._newest = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=keep)
+        self._best = tf.train.CheckpointManager(self.checkpoint, str(folder / BEST), max_to_keep=1)
+        self._good: str | None = None
 
     @property
     def latest(self) -> str | None:
-        """The path of the newest checkpoint, or None."""
-        return self._manager.latest_checkpoint
+        """The path of the newest checkpoint that is known to be whole, or None."""
+        return self._good
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint, or None."""
+        path = self._best.latest_checkpoint
+        return None if path is None else step_of(path)
 
     def restore(self) -> int:
-        """Restores the newest checkpoint, if there is one.
+        """Restores the newest checkpoint that is whole, if there is one.
 
         Returns:
             The step to go on from; 0 for a new run.
 
         Raises:
-            ValueError: if the checkpoint is not of this model and optimizer, or is damaged.
+            ValueError: if the checkpoints are not of this model and optimizer, or all damaged.
         """
-        if self.latest is None:
-            return 0
-        try:
-            self.checkpoint.restore(self.latest).assert_consumed()
-        except (ValueError, IndexError, AssertionError, tf.errors.OpError) as error:
-            reason = str(error).splitlines()[0]
+        damaged: list[str] = []
+        # By the files themselves: the list that TensorFlow keeps beside them can be damaged too.
+        files = Path(self._newest.directory).glob("ckpt-*.index")
+        paths = [str(file.with_suffix("")) for file in files]
+        for path in sorted(paths, key=step_of, reverse=True):
+            reason = self._try_restore(path)
+            if reason is None:
+                self._good = path
+                for line in damaged:
+                    self._warn(f"{line}; going on from the one before, step {step_of(path):,}")
+                return step_of(path)
+            damaged.append(f"{path} is damaged ({reason})")
+        if damaged:
             raise ValueError(
-                f"cannot resume from {self.latest}: {reason}; "
-                "use another --workdir, or remove this checkpoint to go on from the one before"
-            ) from error
-        return int(self._step.numpy())
+                f"cannot resume: {'; '.join(damaged)}; use another --workdir, or remove "
+                f"{self._newest.directory} to begin anew"
+            )
+        return 0
 
-    def save(self) -> str | None:
+    def _try_restore(self, path: str) -> str | None:
+        """Restores one checkpoint, or returns why its files cannot be read."""
+        try:
+            self.checkpoint.restore(path).assert_consumed()
+        except (tf.errors.OpError, IndexError) as error:  # IndexError: a file that was cut short
+            return str(error).splitlines()[0]
+        except (ValueError, AssertionError) as error:
+            raise ValueError(
+                f"cannot resume from {path}: {str(error).splitlines()[0]}; it is of another model "
+                "or optimizer: use another --workdir, or remove this one"
+            ) from error
+        return None
+
+    def save(self) -> str:
         """Saves a checkpoint at the current step, unless the newest is of this step.
 
         Returns:
             The path.
 
         Raises:
+            NotFiniteError: if a weight is not finite; nothing is written then.
             OSError: if it cannot be written; those before are kept.
         """
         step = int(self._step.numpy())
-        if self.latest and self.latest.endswith(f"-{step}"):
-            return self.latest
+        if self._good is None or step_of(self._good) != step:
+            self._good = self._write(self._newest, step)
+        return self._good
+
+    def save_best(self) -> str:
+        """Saves a checkpoint at the current step as the best; the former best is removed after.
+
+        Raises:
+            NotFiniteError, OSError: as `save` does.
+        """
+        return self._write(self._best, int(self._step.numpy()))
+
+    def _write(self, manager: tf.train.CheckpointManager, step: int) -> str:
+        for weight in self._weights:
+            # A sum is not finite as soon as one of its terms is not.
+            if not np.isfinite(float(keras.ops.sum(keras.ops.cast(weight, "float32")))):
+                raise NotFiniteError(weight.path)
         try:
-            return self._manager.save(checkpoint_number=step)
+            return manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            self._remove_parts(step)
+            self._remove_parts(Path(manager.directory), step)
             raise OSError(
-                f"cannot save a checkpoint to {self._manager.directory} "
+                f"cannot save a checkpoint to {manager.directory} "
                 f"({_reason(error)}); the one before is whole: free some space and give the same "
                 "command to go on from it"
             ) from error
 
-    def _remove_parts(self, step: int) -> None:
+    @staticmethod
+    def _remove_parts(folder: Path, step: int) -> None:
         # What a failed save leaves: half a file, and a folder of parts that were to be merged.
-        for part in Path(self._manager.directory).glob(f"ckpt-{step}[._]*"):
+        for part in folder.glob(f"ckpt-{step}[._]*"):
             if part.is_dir():
                 shutil.rmtree(part, ignore_errors=True)
             else:

@@ -34,9 +34,12 @@ class TrainConfig:
         log_every: steps between two rows of training metrics.
         eval_every: steps between two evaluations; None: at the end only.
         checkpoint_every: steps between two checkpoints; None: at the end only. Ctrl-C makes one.
-        keep_checkpoints: how many are kept.
+        keep_checkpoints: how many of the newest are kept.
+        keep_best: keep the one of the best held-out accuracy besides, in `checkpoints/best`.
         seed: of the initial weights, the order of the images, augmentation and noise.
         routing_images: how many images `routing.png` shows; 0: no picture.
+        picture_every: steps between two drawings of it, at evaluations, which TensorBoard keeps;
+            None: at the end only.
         distribution: "one_device".
     """
 
@@ -57,8 +60,10 @@ class TrainConfig:
     eval_every: int | None = None
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
+    keep_best: bool = True
     seed: int = 0
     routing_images: int = 4
+    picture_every: int | None = None
     distribution: str = "one_device"
 
     def __post_init__(self) -> None:
@@ -75,7 +80,7 @@ class TrainConfig:
         self._check_positive(
             *(
                 n
-                for n in ("steps", "eval_every", "checkpoint_every")
+                for n in ("steps", "eval_every", "checkpoint_every", "picture_every")
                 if getattr(self, n) is not None
             )
         )

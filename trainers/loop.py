@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import keras
 import orbit
 import tensorflow as tf
 
+from keras_vmoe import models
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -40,10 +42,11 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         model: maps images to logits.
         optimizer: built with the model's trainable variables.
         loss: `(labels, logits)` to one number an image.
-        eval_batches: the held-out images, each once; the last batch may be smaller.
+        eval_batches: batches of `{"image", "label", "mask"}`, the held-out images each once.
         batch_size: images of one training step, over all replicas.
         stop: read between two steps.
         on_step: called with the step's number after each training step.
+        on_eval_step: called after each evaluation step.
     """
 
     def __init__(
@@ -57,25 +60,32 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         batch_size: int,
         stop: StopSignal,
         on_step: Callable[[int], None],
+        on_eval_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.strategy, self.model, self.optimizer, self.loss = strategy, model, optimizer, loss
-        self.batch_size, self.stop, self.on_step = batch_size, stop, on_step
+        self.batch_size, self.stop = batch_size, stop
+        self.on_step, self.on_eval_step = on_step, on_eval_step
+        # Evaluation pads its last batch: images that are no images must not be routed.
+        self._masked = models.with_image_mask(model) if models.is_sparse(model) else None
         orbit.StandardTrainer.__init__(self, None)
         orbit.StandardEvaluator.__init__(self, self._distribute(eval_batches))
         with strategy.scope():
             self.global_step = orbit.utils.create_global_step()
             names = ("loss", "accuracy", "auxiliary_loss")
             self._means = {name: keras.metrics.Mean(name=name) for name in names}
+            self._not_finite = keras.metrics.Sum(name="not_finite")
         # When the round began and at which step; the first step of all is left out if it can be.
         self._clock = (time.monotonic(), 0)
         self._traced: tuple[float, int] | None = None
+        # The first step of the last round whose loss was not finite.
+        self.first_bad_step: int | None = None
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """All running means: the loop's own, then those of the model's layers."""
         # Keras lists the metric of a nested layer once for each layer around it.
         of_layers = {id(metric): metric for metric in self.model.metrics}
-        return [*self._means.values(), *of_layers.values()]
+        return [*self._means.values(), self._not_finite, *of_layers.values()]
 
     # Training.
 
@@ -125,6 +135,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             total += auxiliary / self.strategy.num_replicas_in_sync
         gradients = tape.gradient(total, [v.value for v in variables])
         self.optimizer.apply(gradients, variables)
+        self._not_finite.update_state(tf.cast(~tf.math.is_finite(total), tf.float32))
         self._update_means(batch["label"], logits, losses, auxiliary)
 
     def train_loop_end(self) -> dict[str, float]:
@@ -134,6 +145,9 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         traced, first = self._traced, self._clock
         began, first_step = max(first, traced) if traced and traced[1] < step else first
         images = (step - first_step) * self.batch_size
+        bad_steps = float(self._not_finite.result()) / self.strategy.num_replicas_in_sync
+        # A loss that is not finite stays so: the bad steps are the last ones.
+        self.first_bad_step = step - math.ceil(bad_steps) + 1 if bad_steps else None
         output = self._results()
         output["learning_rate"] = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         output["images_per_second"] = images / (time.monotonic() - began)
@@ -153,6 +167,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
                 self.reset()
                 raise
             step_function(iterator)
+            self.on_eval_step()
 
         return orbit.utils.create_loop_fn(checked_step)
 
@@ -166,10 +181,14 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         self.strategy.run(self._replica_eval_step, args=(next(iterator),))
 
     def _replica_eval_step(self, batch: Batch) -> None:
-        logits = self.model(batch["image"], training=False)
+        images, mask = batch["image"], batch["mask"]
+        if self._masked is None:
+            logits = self.model(images, training=False)
+        else:
+            logits = self._masked({"images": images, "mask": mask}, training=False)
         losses = self.loss(batch["label"], logits)
         auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
-        self._update_means(batch["label"], logits, losses, auxiliary)
+        self._update_means(batch["label"], logits, losses, auxiliary, mask)
 
     def eval_end(self, *_: object) -> dict[str, float]:
         """Returns the means over the held-out images and forgets them."""
@@ -186,17 +205,23 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             metric.reset_state()
 
     def _update_means(
-        self, labels: tf.Tensor, logits: tf.Tensor, losses: tf.Tensor, auxiliary: tf.Tensor
+        self,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        losses: tf.Tensor,
+        auxiliary: tf.Tensor,
+        mask: tf.Tensor | None = None,
     ) -> None:
         classes = labels if labels.shape.rank == 1 else tf.argmax(labels, -1)
         hits = tf.equal(tf.argmax(logits, -1, tf.int64), tf.cast(classes, tf.int64))
-        self._means["loss"].update_state(losses)
-        self._means["accuracy"].update_state(tf.cast(hits, tf.float32))
+        self._means["loss"].update_state(losses, sample_weight=mask)
+        self._means["accuracy"].update_state(tf.cast(hits, tf.float32), sample_weight=mask)
         self._means["auxiliary_loss"].update_state(auxiliary)
 
     def _results(self) -> dict[str, float]:
         names = [m.name for m in self.metrics]
         output = {m.name: float(keras.ops.convert_to_numpy(m.result())) for m in self.metrics}
+        output.pop(self._not_finite.name)
         if len(set(names)) != len(names):
             raise ValueError(f"two metrics of the model share a name: {sorted(names)}")
         self.reset()

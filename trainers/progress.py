@@ -71,6 +71,12 @@ class Progress:
             self._stream.write("\r\x1b[2K")
         print(text, file=self._stream, flush=True)
 
+    def evaluating(self, step: int, steps: int) -> None:
+        """Tells how far an evaluation is, where that is redrawn; elsewhere it says nothing."""
+        if self._terminal and self._clock() - self._shown_at >= _SECONDS_BETWEEN_REDRAWS:
+            self._shown_at = self._clock()
+            self._redraw(f"{self.line()}  evaluating {step}/{steps}")
+
     def pause(self, seconds: float) -> None:
         """Leaves out time that was not spent on training, such as an evaluation's."""
         self._paused += seconds
@@ -110,8 +116,11 @@ class Progress:
         if not self._terminal:
             print(self.line(), file=self._stream, flush=True)
             return
+        self._redraw(self.line())
+
+    def _redraw(self, text: str) -> None:
         columns = shutil.get_terminal_size().columns
-        self._stream.write("\r\x1b[2K" + self.line()[: columns - 1])
+        self._stream.write("\r\x1b[2K" + text[: columns - 1])
         self._stream.flush()
 
 

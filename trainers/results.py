@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import analysis, layers, models
+from keras_vmoe import analysis, models
 from keras_vmoe.analysis import figures
 from keras_vmoe.trainers.workdir import Workdir
 
@@ -28,36 +29,39 @@ def save_model(model: keras.Model, class_names: tuple[str, ...], workdir: Workdi
     workdir.replace(workdir.model, classifier.save)
 
 
+def record_routing(
+    model: keras.Model, batches: tf.data.Dataset, count: int
+) -> tuple[np.ndarray, dict[str, analysis.RoutingRecord]]:
+    """Returns some held-out images and how each MoE layer routes them.
+
+    Args:
+        model: a functional model with MoE layers.
+        batches: batches of `{"image", "mask"}`.
+        count: how many images a picture will show; the shares under it are taken over more.
+    """
+    images = first_images(batches, max(count, _IMAGES_OF_SHARES))
+    return images, analysis.routing_records(model, images)
+
+
 def draw_routing(
-    model: keras.Model, batches: tf.data.Dataset, count: int, workdir: Workdir
-) -> bool:
+    images: np.ndarray, records: Mapping[str, analysis.RoutingRecord], count: int, workdir: Workdir
+) -> None:
     """Writes `routing.png`: the expert of each patch of some images, in each MoE layer.
 
     Args:
-        model: any functional model; one without MoE layers has no routing to draw.
-        batches: batches of `{"image", "label"}`.
-        count: how many images are drawn; 0: none.
+        images: `[b, s, s, channels]` in [-1, 1].
+        records: how they were routed.
+        count: how many of them are drawn.
         workdir: where to.
-
-    Returns:
-        Whether there was something to draw.
     """
-    if not count or not _has_experts(model):
-        return False
-    images = _first_images(batches, max(count, _IMAGES_OF_SHARES))
-    records = analysis.routing_records(model, images)
 
     def draw(path: Path) -> None:
         figures.plot_routing(images, records, path, max_images=count)
 
     workdir.replace(workdir.routing, draw)
-    return True
 
 
-def _has_experts(model: keras.Model) -> bool:
-    return any(isinstance(layer, layers.MoEMLP) for layer in model._flatten_layers())
-
-
-def _first_images(batches: tf.data.Dataset, count: int) -> np.ndarray:
-    images = batches.map(lambda batch: batch["image"]).unbatch().batch(count)
-    return next(iter(images.as_numpy_iterator()))
+def first_images(batches: tf.data.Dataset, count: int) -> np.ndarray:
+    """Returns the first images of batches of `{"image", …}`, `[count, s, s, channels]`."""
+    images = batches.map(lambda batch: tf.boolean_mask(batch["image"], batch["mask"]))
+    return next(iter(images.unbatch().batch(count).as_numpy_iterator()))

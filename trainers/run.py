@@ -7,20 +7,21 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import data
+from keras_vmoe import data, models
 from keras_vmoe.trainers import gin_config, losses, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
-from keras_vmoe.trainers.checkpointing import Checkpoints
+from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.loop import ClassificationLoop, distribution_strategy
 from keras_vmoe.trainers.progress import Progress, duration
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
+from keras_vmoe.trainers.summaries import Summaries
 from keras_vmoe.trainers.workdir import Workdir
 
 
@@ -53,6 +54,7 @@ class Run:
         self._eval_steps = math.ceil(self.source.eval.num_examples / self._eval_batch_size)
         self._eval_batches = self._batches(self.source.eval, self._eval_batch_size)
         self._progress: Progress | None = None
+        self._evaluated = 0
         self.loop = ClassificationLoop(
             strategy=self._strategy,
             model=self.model,
@@ -62,8 +64,11 @@ class Run:
             batch_size=config.batch_size,
             stop=stop,
             on_step=self._on_step,
+            on_eval_step=self._on_eval_step,
         )
-        self.checkpoints = Checkpoints(self.loop, workdir.checkpoints, config.keep_checkpoints)
+        self.checkpoints = Checkpoints(
+            self.loop, workdir.checkpoints, config.keep_checkpoints, warn=_warn
+        )
         self.first_step = self.checkpoints.restore()
 
     @property
@@ -90,10 +95,12 @@ class Run:
         self.workdir.write_config(self.config_text)
         self.loop.feed(self._training_batches())
         self._progress = Progress(self.total_steps, self.config.batch_size, self.first_step)
+        self._summaries = Summaries(self.workdir.tensorboard / "eval")
+        self._summaries.config(self.config_text, self.first_step)
         try:
             self._alternate()
         except StopRequested:
-            self.checkpoints.save()
+            self._save(self.checkpoints.save)
             raise
         except tf.errors.OpError:
             # An image that cannot be decoded: have the data name the file.
@@ -114,7 +121,7 @@ class Run:
             with _without_stdout():
                 controller.train(min([self.total_steps, *ends]), checkpoint_at_completion=False)
             if self._is_due(config.checkpoint_every):
-                self.checkpoints.save()
+                self._save(self.checkpoints.save)
             if self._evaluation_is_due():
                 self._evaluate(controller)
 
@@ -129,17 +136,42 @@ class Run:
 
     def _evaluate(self, controller: orbit.Controller) -> None:
         began = time.monotonic()
+        self._evaluated = 0
         with _without_stdout(), averaged_weights(self.model, self._optimizer):
             # By count: at the end of the data a strategy hands out one more batch, an empty one,
             # which the metrics of the layers would take for a batch of zeros.
             controller.evaluate(self._eval_steps)
+            self._show_routing(drawn=self._is_due(self.config.picture_every))
+        if self.config.keep_best and self._is_best():
+            self._save(self.checkpoints.save_best)
         self._progress.pause(time.monotonic() - began)
+
+    def _is_best(self) -> bool:
+        # Of the best checkpoint's own evaluation; a resume may have cut that one off.
+        best_step = self.checkpoints.best_step
+        best = None if best_step is None else self.workdir.metrics.last("eval", best_step)
+        now = self.workdir.metrics.last("eval", self.step)
+        return best is None or now["accuracy"] > best["accuracy"]
+
+    def _save(self, save: Callable[[], object]) -> None:
+        try:
+            save()
+        except NotFiniteError as error:
+            raise self._diverged(f"{error} is not finite", self.step) from error
+
+    def _show_routing(self, drawn: bool) -> None:
+        count = self.config.routing_images
+        if not count or not models.is_sparse(self.model):
+            return
+        images, records = results.record_routing(self.model, self._eval_batches, count)
+        self._summaries.expert_load(records, self.step)
+        if drawn:
+            results.draw_routing(images, records, count, self.workdir)
+            self._summaries.picture("routing", self.workdir.routing, self.step)
 
     def _write_results(self) -> None:
         with averaged_weights(self.model, self._optimizer):
             results.save_model(self.model, self.source.class_names, self.workdir)
-            count = self.config.routing_images
-            results.draw_routing(self.model, self._eval_batches, count, self.workdir)
 
     # The parts.
 
@@ -165,7 +197,7 @@ class Run:
             image_size=self.config.image_size,
             channels=self._channels,
             training=False,
-        )
+        ).map(lambda b: b | {"mask": tf.ones_like(b["label"], tf.bool)})
 
     def _training_batches(self) -> tf.data.Dataset:
         return data.make_dataset(
@@ -203,22 +235,37 @@ class Run:
     def _on_step(self, step: int) -> None:
         self._progress.update(step)
 
+    def _on_eval_step(self) -> None:
+        self._evaluated += 1
+        self._progress.evaluating(self._evaluated, self._eval_steps)
+
+    def _diverged(self, what: str, step: int) -> ValueError:
+        rate = float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
+        good = self.checkpoints.latest
+        saved = f"the last good checkpoint is {good}" if good else "no checkpoint was saved before"
+        return ValueError(
+            f"the run diverged: {what} at step {step}, learning rate {rate:.3g}; {saved}. Try a "
+            "lower learning rate, a longer warm-up or a smaller clipnorm, in another --workdir"
+        )
+
     def _record(self, split: str, output: Mapping[str, float]) -> None:
         step = self.step
+        bad_step = self.loop.first_bad_step
         head = {"step": step, "epoch": step / self.steps_per_epoch, "split": split}
         self.workdir.metrics.append({**head, **output})
         if split == "train":
             self._progress.set_metrics(output)
-            if not math.isfinite(output["loss"]):
-                raise ValueError(
-                    f"the training loss is not finite at step {step}; the checkpoints before it "
-                    "are kept. Try a lower adamw.learning_rate or a longer adamw.warmup_epochs"
-                )
+            if bad_step is not None:
+                raise self._diverged("the training loss is not finite", bad_step)
         else:
             self._progress.note(
                 f"step {step}/{self.total_steps}  held-out loss {output['loss']:.3f}  "
                 f"accuracy {output['accuracy']:.2%}"
             )
+
+
+def _warn(text: str) -> None:
+    print(f"warning  {text}", file=sys.stderr, flush=True)
 
 
 def execute(config: TrainConfig, workdir: Workdir) -> int:

@@ -20,6 +20,8 @@ _MAY_CHANGE = frozenset(
         "train.eval_every",
         "train.checkpoint_every",
         "train.keep_checkpoints",
+        "train.keep_best",
+        "train.picture_every",
         "train.eval_batch_size",
         "train.routing_images",
         "dataset.data_dir",

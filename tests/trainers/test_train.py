@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import keras
@@ -174,15 +175,51 @@ def test_a_diverged_run_stops_before_it_saves(trained, tmp_path, capsys):
     words = ("train.steps=8", "adamw.learning_rate=1e30", "adamw.clipnorm=None")
     (workdir / "config.gin").unlink()
     assert train(workdir, *words) == 1
-    assert "not finite at step 8" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    # Step 7 moves the weights out of the numbers, so that step 8 is the first to see it.
+    assert re.search(r"the training loss is not finite at step 8, learning rate \S+; ", message)
+    assert f"the last good checkpoint is {workdir}/checkpoints/ckpt-6" in message
     assert sorted(workdir.rglob("ckpt*")) == before
 
 
-def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys):
+def test_a_run_goes_on_before_a_damaged_checkpoint(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "copy")
     data_file = next(workdir.glob("checkpoints/ckpt-6.data*"))
     os.truncate(data_file, data_file.stat().st_size // 2)
-    assert train(workdir, "train.steps=8") == 1
-    message = capsys.readouterr().err
-    assert "cannot resume from" in message
-    assert "ckpt-6" in message
+    assert train(workdir, "train.steps=8") == 0
+    output = capsys.readouterr()
+    assert "ckpt-6 is damaged" in output.err
+    assert "resume   from step 4" in output.out
+    whole = [row["step"] for row in rows(workdir) if row["split"] == "train"]
+    assert whole == [2, 4, 6, 8]
+
+
+def test_tensorboard_shows_config_load_and_pictures(trained):
+    found = {}
+    for path in sorted((trained / "tensorboard" / "eval").glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value))
+    text = found["config.gin"][0][1].tensor.string_val[0].decode()
+    assert "VMoE.num_experts = 4" in text
+    steps = [step for step, _ in found["expert_load/encoder_block_0_moe"]]
+    assert steps == [4, 6]
+    histogram = tf.make_ndarray(found["expert_load/encoder_block_0_moe"][-1][1].tensor)
+    assert histogram.shape == (4, 3)
+    shares = rows(trained)[-1]
+    assert histogram[:, 2].sum() > 0
+    assert 0 <= shares["encoder_block_0_moe/dropped"] <= 1
+    assert [step for step, _ in found["routing"]] == [6]
+    assert {"loss", "accuracy", "encoder_block_0_moe/expert_load_max"} <= found.keys()
+    train_tags = set()
+    for path in (trained / "tensorboard" / "train").glob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            train_tags |= {value.tag for value in event.summary.value}
+    assert {"loss", "steps_per_second", "learning_rate"} <= train_tags
+
+
+def test_the_best_checkpoint_is_that_of_the_best_evaluation(trained):
+    evaluations = [row for row in rows(trained) if row["split"] == "eval"]
+    best = max(evaluations, key=lambda row: row["accuracy"])
+    names = [path.stem for path in (trained / "checkpoints" / "best").glob("*.index")]
+    assert names == [f"ckpt-{best['step']}"]
