@@ -11,5 +11,8 @@ from keras_vmoe.analysis.records import RoutingRecord as RoutingRecord
 from keras_vmoe.analysis.records import moe_layers as moe_layers
 from keras_vmoe.analysis.records import routing_records as routing_records
 from keras_vmoe.analysis.routing_costs import register_router as register_router
+from keras_vmoe.analysis.routing_statistics import LayerStatistics as LayerStatistics
+from keras_vmoe.analysis.routing_statistics import RoutingStatistics as RoutingStatistics
+from keras_vmoe.analysis.routing_statistics import collect_statistics as collect_statistics
 from keras_vmoe.analysis.rows import LayerProfile as LayerProfile
 from keras_vmoe.analysis.rows import Profile as Profile

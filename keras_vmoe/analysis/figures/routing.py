@@ -9,23 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_vmoe.analysis.figures import canvas
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from keras_vmoe.analysis.records import RoutingRecord
 
-# Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
-_EIGHT_COLOURS = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#000000",
-)
-_DROPPED = "#B8B8B8"
 _MAX_NUMBERED_SIDE = 16
 _INCHES = 2.1
 
@@ -73,18 +63,13 @@ def plot_routing(
         >>> path.exists()
         True
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     _check(images, records)
-    layers = _spread(list(records), max_layers)
+    layers = canvas.spread(list(records), max_layers)
     shown = min(max_images, len(images))
-    size = (_INCHES * (len(layers) + 1), _INCHES * (shown + 1) + 0.7)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas.new_figure(_INCHES * (len(layers) + 1), _INCHES * (shown + 1) + 0.7)
     axes = figure.subplots(shown + 1, len(layers) + 1, squeeze=False)
     for row in range(shown):
-        _draw_image(axes[row, 0], images[row], value_range)
+        canvas.draw_image(axes[row, 0], images[row], value_range)
         for column, name in enumerate(layers, start=1):
             _draw_patches(axes[row, column], images[row], records[name], row, value_range)
     axes[0, 0].set_title("image", fontsize=9)
@@ -107,39 +92,13 @@ def _check(images: np.ndarray, records: Mapping[str, RoutingRecord]) -> None:
             )
 
 
-def _spread(names: list[str], most: int) -> list[str]:
-    if len(names) <= most:
-        return names
-    return [names[i] for i in np.linspace(0, len(names) - 1, most).round().astype(int)]
-
-
 def _colours(experts: int) -> list:
-    if experts <= len(_EIGHT_COLOURS):
-        return list(_EIGHT_COLOURS[:experts])
+    if experts <= len(canvas.EIGHT_COLOURS):
+        return list(canvas.EIGHT_COLOURS[:experts])
     from matplotlib import colormaps
 
     # More colours than the eye can tell apart; the numbers in the patches say which is which.
     return [colormaps["viridis"](i / (experts - 1)) for i in range(experts)]
-
-
-def _ink(colour: object) -> str:
-    from matplotlib.colors import to_rgb
-
-    red, green, blue = to_rgb(colour)
-    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-
-
-def _draw_image(
-    axis: Axes, image: np.ndarray, value_range: tuple[float, float], darkest: float = 0.0
-) -> None:
-    low, high = value_range
-    pixels = np.clip((np.asarray(image, "float32") - low) / (high - low), 0, 1)
-    pixels = darkest + (1 - darkest) * pixels
-    if pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, axis=-1)
-    axis.imshow(pixels, interpolation="nearest")
-    axis.set_xticks([])
-    axis.set_yticks([])
 
 
 def _winners(record: RoutingRecord, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +123,7 @@ def _draw_patches(
     from matplotlib.patches import Rectangle
 
     # Lighter than the image itself, so that the colours over it stay those of the bars.
-    _draw_image(axis, image, value_range, darkest=0.5)
+    canvas.draw_image(axis, image, value_range, darkest=0.5)
     expert, kept = _winners(record, index)
     colours = _colours(record.num_experts)
     side = len(expert)
@@ -172,16 +131,21 @@ def _draw_patches(
     for y, x in np.ndindex(side, side):
         corner = (x * width - 0.5, y * height - 0.5)
         dropped = not kept[y, x]
-        face = _DROPPED if dropped else colours[expert[y, x]]
+        face = canvas.DROPPED if dropped else colours[expert[y, x]]
         style = {"facecolor": face, "alpha": 0.8, "edgecolor": "white", "linewidth": 0.6}
         if dropped:
-            style |= {"hatch": "////", "edgecolor": "#606060"}
+            style |= canvas.HATCH
         axis.add_patch(Rectangle(corner, width, height, **style))
         if side <= _MAX_NUMBERED_SIDE and not dropped:
             middle = (corner[0] + width / 2, corner[1] + height / 2)
             points = min(9.0, 72 * _INCHES / side / 2.2)
             axis.text(
-                *middle, expert[y, x], ha="center", va="center", fontsize=points, color=_ink(face)
+                *middle,
+                expert[y, x],
+                ha="center",
+                va="center",
+                fontsize=points,
+                color=canvas.ink(face),
             )
 
 
@@ -206,8 +170,8 @@ def _draw_key(axis: Axes, count: int) -> None:
     from matplotlib.patches import Patch
 
     axis.set_axis_off()
-    dropped = Patch(facecolor=_DROPPED, edgecolor="#606060", hatch="////", label="dropped")
-    expert = Patch(facecolor=_EIGHT_COLOURS[1], label="expert (number)")
+    dropped = Patch(facecolor=canvas.DROPPED, **canvas.HATCH, label="dropped")
+    expert = Patch(facecolor=canvas.EIGHT_COLOURS[1], label="expert (number)")
     axis.legend(
         handles=[expert, dropped],
         loc="upper left",
