@@ -19,14 +19,14 @@ class TrainConfig:
     Args:
         model: called with `image_size`, `channels` and `num_classes`, returns a Keras model that
             maps images in [-1, 1] to logits; `@VMoE`, `@ViT` or `@from_variant` in gin.
-        optimizer: called with `total_steps` and `steps_per_epoch`; `@adamw` in gin.
+        optimizer: called with `total_steps` and `steps_per_epoch`, returns a Keras optimizer;
+            `@adamw`, `@sgd` or `@adafactor` in gin.
         dataset: called without arguments, returns an `ImageSource`; `@dataset` in gin.
         augment: `@Augment()` in gin, or None.
         image_size: side of the images in pixels, as the model sees them.
         channels: 1 or 3; None: as the data has them.
         loss: "softmax" or "sigmoid".
         label_smoothing: share of the probability that is spread over all classes.
-        no_weight_decay: a variable whose path holds one of these words is not decayed.
         batch_size: images of one step, over all devices.
         eval_batch_size: images of one evaluation step, over all devices.
         epochs: length of the run; ignored when `steps` is given.
@@ -51,7 +51,6 @@ class TrainConfig:
     channels: int | None = None
     loss: str = "softmax"
     label_smoothing: float = 0.0
-    no_weight_decay: Sequence[str] = ("bias", "gamma", "beta", "position_embedding", "token")
     batch_size: int = 128
     eval_batch_size: int = 256
     epochs: float = 10.0

@@ -12,26 +12,29 @@ from keras_vmoe.trainers import gin_config, optimizers
 from keras_vmoe.trainers.config import TrainConfig
 
 
-def factory(target: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a plain function that calls a class, with the class's own parameters.
+def factory(target: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
+    """Returns a plain function that calls a class or function, with the parameters of its own.
 
     Gin changes a class that it is given, which breaks Keras 3 classes; it leaves a function
     alone, and the signature lets it refuse a misspelt parameter.
 
     Args:
-        target: a class, or a class method.
+        target: a class, a class method or a function.
+        **defaults: other defaults for some of its parameters.
     """
     parameters = inspect.signature(target).parameters.values()
     if inspect.isclass(target):
         # Keras classes take any keyword, and refuse the unknown ones only when they are called.
         parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
 
+    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in parameters]
+
     def make(*args: Any, **kwargs: Any) -> Any:
-        return target(*args, **kwargs)
+        return target(*args, **{**defaults, **kwargs})
 
     make.__name__ = make.__qualname__ = target.__name__
     make.__doc__ = target.__doc__
-    make.__signature__ = inspect.Signature(list(parameters))
+    make.__signature__ = inspect.Signature(parameters)
     return make
 
 
@@ -63,7 +66,12 @@ def _register() -> None:
     register(factory(models.from_variant), "from_variant")
     register(factory(data.load), "dataset")
     register(factory(data.Augment), "Augment")
-    register(optimizers.adamw, "adamw")
+    for schedule in (optimizers.linear, optimizers.rsqrt, optimizers.constant):
+        register(schedule, schedule.__name__)
+    # As gin made it: of the bare function, the bindings of `cosine` would go unheard.
+    cosine = register(optimizers.cosine, "cosine")
+    for optimizer in (optimizers.adamw, optimizers.sgd, optimizers.adafactor):
+        register(factory(optimizer, schedule=cosine), optimizer.__name__)
 
 
 _register()

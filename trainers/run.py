@@ -14,7 +14,7 @@ import orbit
 import tensorflow as tf
 
 from keras_vmoe import data, models
-from keras_vmoe.trainers import gin_config, losses, optimizers, results
+from keras_vmoe.trainers import gin_config, losses, results
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError
 from keras_vmoe.trainers.config import TrainConfig
@@ -185,9 +185,7 @@ class Run:
         optimizer = config.optimizer(
             total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
         )
-        variables = model.trainable_variables
-        optimizers.exclude_from_weight_decay(optimizer, variables, config.no_weight_decay)
-        optimizer.build(variables)
+        optimizer.build(model.trainable_variables)
         return model, optimizer
 
     def _batches(self, split: data.Split, batch_size: int) -> tf.data.Dataset:

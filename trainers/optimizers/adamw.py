@@ -1,0 +1,146 @@
+"""Adam with decoupled weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_vmoe.trainers.optimizers import schedules
+from keras_vmoe.trainers.optimizers.base import DecoupledOptimizer
+from keras_vmoe.trainers.optimizers.variable_rules import Decay
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class AdamW(DecoupledOptimizer):
+    """Adam with weight decay by regex; see `DecoupledOptimizer` for what all optimizers share.
+
+    Args:
+        learning_rate: a number or a schedule over updates.
+        weight_decay: a number, or pairs `(regex, number)` over the variables' paths.
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        epsilon: added to the root of the corrected second moment, as the paper and optax have
+            it. Keras adds it to the uncorrected root, where it weighs 30 times as much at first.
+        freeze: regexes of variables that are never changed.
+        global_clipnorm: largest norm of all gradients together; None: no clipping.
+        gradient_accumulation_steps: batches of one update; None: 1.
+        ema_momentum: keep an average of the weights with this momentum; None: no average.
+        name: of the optimizer.
+
+    Raises:
+        ValueError: for a value out of range; from `build`: for a regex that matches no variable.
+
+    Reference:
+        Kingma and Ba, Adam: a method for stochastic optimization, 2015, algorithm 1.
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> model.compile(AdamW(1e-3, weight_decay=((".*kernel", 0.1),)), "mse")
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | schedules.Schedule = 1e-3,
+        weight_decay: Decay = None,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        freeze: Sequence[str] = (),
+        global_clipnorm: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        ema_momentum: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate,
+            weight_decay,
+            freeze,
+            global_clipnorm,
+            gradient_accumulation_steps,
+            ema_momentum,
+            name,
+        )
+        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._velocities = self.add_optimizer_variables(
+            variables, ["momentum", "velocity"]
+        )
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        dtype = variable.dtype
+        gradient, rate = ops.cast(gradient, dtype), ops.cast(learning_rate, dtype)
+        step = ops.cast(self.iterations + 1, dtype)
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
+        self.assign_add(m, (gradient - m) * (1.0 - self.beta_1))
+        self.assign_add(v, (ops.square(gradient) - v) * (1.0 - self.beta_2))
+        mean = 1.0 - ops.power(ops.cast(self.beta_1, dtype), step)
+        root = ops.sqrt(1.0 - ops.power(ops.cast(self.beta_2, dtype), step))
+        # lr * (m / mean) / (sqrt(v) / root + epsilon), with the scalars taken together.
+        update = (m * (rate * root / mean)) / (ops.sqrt(v) + self.epsilon * root)
+        self.assign_sub(variable, update)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        return {**super().get_config(), **own}
+
+
+def adamw(
+    total_steps: int,
+    steps_per_epoch: int,
+    learning_rate: float = 1e-3,
+    schedule: Callable[..., schedules.Schedule] = schedules.cosine,
+    weight_decay: Decay = ((".*kernel", 0.05),),
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+    clipnorm: float | None = 1.0,
+    accumulation_steps: int = 1,
+    ema_momentum: float | None = None,
+    freeze: Sequence[str] = (),
+) -> AdamW:
+    """Returns AdamW for a run, with its schedule.
+
+    Args:
+        total_steps: steps (batches) of the whole run; the trainer gives it.
+        steps_per_epoch: the trainer gives it.
+        learning_rate: the peak.
+        schedule: `cosine`, `linear`, `rsqrt` or `constant`; `@linear` in gin. Its steps are
+            updates, so that its numbers stay as they are when batches are accumulated.
+        weight_decay: a number for all variables, or pairs `(regex, number)` over their paths,
+            of which the first that matches decides; multiplied by the current learning rate.
+        beta_1: decay of the first moment.
+        beta_2: decay of the second moment.
+        epsilon: added to the root of the corrected second moment.
+        clipnorm: largest norm of all gradients together; None: no clipping.
+        accumulation_steps: steps (batches) of one update; a batch of `train.batch_size` times
+            this number has the same gradient.
+        ema_momentum: keep an average of the weights with this momentum, which evaluation and the
+            saved model use; None: no average.
+        freeze: regexes of variables that are never changed.
+
+    Raises:
+        ValueError: for a value out of range.
+
+    Example:
+        >>> optimizer = adamw(total_steps=100, steps_per_epoch=10, weight_decay=0.1)
+    """
+    return AdamW(
+        schedules.of_run(schedule, learning_rate, total_steps, steps_per_epoch, accumulation_steps),
+        weight_decay,
+        beta_1,
+        beta_2,
+        epsilon,
+        freeze=freeze,
+        global_clipnorm=clipnorm,
+        gradient_accumulation_steps=accumulation_steps,
+        ema_momentum=ema_momentum,
+    )

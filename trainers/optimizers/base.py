@@ -1,0 +1,209 @@
+"""What the optimizers here share. All that leans on private parts of Keras 3.15 is in this file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_vmoe.trainers.optimizers.schedules import Schedule
+from keras_vmoe.trainers.optimizers.variable_rules import Decay, VariableRules
+
+
+class DecoupledOptimizer(keras.optimizers.Optimizer):
+    """An optimizer of the form: clip the gradients, apply a rule, decay, times the learning rate.
+
+    A subclass gives the rule as any Keras optimizer does: `build`, `update_step`, `get_config`.
+    From Keras' own it differs in five things:
+
+    - weight decay goes by regexes, with a number for each;
+    - schedules count updates: over an accumulation the learning rate stands still;
+    - the norm that is clipped is that of the whole update: of all replicas and all accumulated
+      batches together. Keras clips what each replica holds;
+    - the average of the weights moves once an update, not once a batch;
+    - `freeze`.
+
+    It needs the TensorFlow backend.
+
+    Args:
+        learning_rate: a number or a schedule over updates.
+        weight_decay: a number, or pairs `(regex, number)` over the variables' paths; see
+            `VariableRules`. It is multiplied by the current learning rate.
+        freeze: regexes of variables that are never changed. Their gradients are left out of the
+            norm too.
+        global_clipnorm: largest norm of all gradients together; None: no clipping.
+        gradient_accumulation_steps: batches of one update, which takes the mean of their
+            gradients; None: 1.
+        ema_momentum: keep an average of the weights with this momentum; None: no average.
+        name: of the optimizer.
+
+    Raises:
+        ValueError: for a value out of range; from `build`: for a regex that matches no variable.
+
+    Reference:
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule,
+        weight_decay: Decay = None,
+        freeze: Sequence[str] = (),
+        global_clipnorm: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        ema_momentum: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        rules = VariableRules(weight_decay, freeze)
+        if global_clipnorm is not None and not global_clipnorm > 0:
+            raise ValueError(f"global_clipnorm={global_clipnorm!r} must be positive, or None")
+        steps = gradient_accumulation_steps
+        if steps is not None and (not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"gradient_accumulation_steps={steps!r} must be a whole number >= 1")
+        # Without its weight_decay: Keras would take the same from all variables.
+        super().__init__(
+            learning_rate=learning_rate,
+            global_clipnorm=global_clipnorm,
+            use_ema=ema_momentum is not None,
+            ema_momentum=0.99 if ema_momentum is None else ema_momentum,
+            gradient_accumulation_steps=None if steps == 1 else steps,
+            name=name,
+        )
+        self.rules = rules
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        """Makes the averages and accumulators, and looks up which rule is whose.
+
+        Args:
+            variables: the model's trainable variables.
+        """
+        paths = [variable.path for variable in variables]
+        self._plan = _Plan(self.rules.decay_rates(paths), self.rules.frozen(paths))
+        super().build(variables)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {
+            "name": self.name,
+            "learning_rate": config["learning_rate"],
+            "weight_decay": self.rules.weight_decay,
+            "freeze": self.rules.freeze,
+            "global_clipnorm": self.global_clipnorm,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "ema_momentum": self.ema_momentum if self.use_ema else None,
+        }
+
+    # Keras calls these two; the rest of the file is theirs.
+
+    def _get_current_learning_rate(self) -> Any:
+        if isinstance(self._learning_rate, Schedule):
+            return ops.maximum(self._learning_rate(self.iterations), 0.0)
+        return super()._get_current_learning_rate()
+
+    def _backend_apply_gradients(
+        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]
+    ) -> None:
+        pairs = [
+            (tf.convert_to_tensor(gradient), variable.value)
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+            if not self._plan.frozen[self._get_variable_index(variable)]
+        ]
+        if not pairs:
+            return
+        gradients, variables = zip(*self._all_reduce_sum_gradients(pairs), strict=True)
+        if self.gradient_accumulation_steps:
+            sums = [self._accumulator(variable) for variable in variables]
+            gradients = [
+                g + tf.cast(a.value, g.dtype) for g, a in zip(gradients, sums, strict=True)
+            ]
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            self._update_or_keep,
+            self._distribution_strategy,
+            list(gradients),
+            list(variables),
+            self._scale(gradients),
+            self.learning_rate,
+        )
+
+    def _scale(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor | None:
+        # What the sum of the gradients is multiplied by: one over their number, and clipping.
+        share = 1.0 / (self.gradient_accumulation_steps or 1)
+        if self.global_clipnorm is None:
+            return None if share == 1.0 else tf.constant(share)
+        halves = [tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in gradients]
+        norm = share * tf.sqrt(2.0 * tf.add_n(halves))
+        scale = share * tf.minimum(self.global_clipnorm / norm, 1.0)
+        # A norm that is infinite must be seen: it would make an update of zeros.
+        return tf.where(tf.math.is_finite(norm), scale, float("nan"))
+
+    def _update_or_keep(
+        self,
+        strategy: tf.distribute.Strategy,
+        gradients: Sequence[tf.Tensor],
+        variables: Sequence[tf.Variable],
+        scale: tf.Tensor | None,
+        learning_rate: tf.Tensor,
+    ) -> None:
+        def on_each_replica(function: Any, variable: tf.Variable, *args: Any) -> None:
+            strategy.extended.update(variable, function, args=args, group=False)
+
+        def update() -> None:
+            for gradient, variable in zip(gradients, variables, strict=True):
+                on_each_replica(self._update_one, variable, gradient, scale, learning_rate)
+            if self.use_ema:
+                for variable in self._trainable_variables:
+                    on_each_replica(self._average_one, variable.value)
+
+        def update_and_empty() -> None:
+            update()
+            for variable in variables:
+                accumulator = self._accumulator(variable).value
+                on_each_replica(lambda a: a.assign(tf.zeros_like(a)), accumulator)
+
+        def keep() -> None:
+            for gradient, variable in zip(gradients, variables, strict=True):
+                accumulator = self._accumulator(variable).value
+                on_each_replica(lambda a, g: a.assign(tf.cast(g, a.dtype)), accumulator, gradient)
+
+        steps = self.gradient_accumulation_steps
+        if not steps:
+            update()
+            return
+        is_last = tf.equal((self._iterations.value + 1) % steps, 0)
+        tf.cond(is_last, update_and_empty, keep)
+
+    def _update_one(
+        self,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        scale: tf.Tensor | None,
+        learning_rate: tf.Tensor,
+    ) -> None:
+        if scale is not None:
+            gradient = gradient * tf.cast(scale, gradient.dtype)
+        decay = self._plan.decay_rates[self._get_variable_index(variable)]
+        if decay:
+            self.assign_sub(variable, variable * tf.cast(learning_rate * decay, variable.dtype))
+        self.update_step(gradient, variable, learning_rate)
+
+    def _average_one(self, variable: tf.Variable) -> None:
+        average = self._model_variables_moving_average[self._get_variable_index(variable)]
+        if average is None:
+            return
+        # The first update's weights are the first average.
+        momentum = tf.where(tf.equal(self.iterations, 0), 0.0, self.ema_momentum)
+        share = tf.cast(1.0 - momentum, variable.dtype)
+        self.assign_add(average, share * (variable - average.value))
+
+    def _accumulator(self, variable: tf.Variable) -> keras.Variable:
+        return self._accumulated_gradients[self._get_variable_index(variable)]
+
+
+class _Plan:
+    """The rules' answer for each variable; a class, since Keras would wrap a tuple to track it."""
+
+    def __init__(self, decay_rates: tuple[float, ...], frozen: tuple[bool, ...]) -> None:
+        self.decay_rates, self.frozen = decay_rates, frozen
