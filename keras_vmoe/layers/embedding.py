@@ -307,6 +307,11 @@ class PositionEmbedding(keras.layers.Layer):
         )
         return grid
 
+    @property
+    def built_grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches that the layer was built for."""
+        return self._grid
+
     def assign_resized(self, embedding: Any, grid: tuple[int, int] | None = None) -> None:
         """Takes a learned embedding over from another grid; the class token's is kept as it is.
 

@@ -1,0 +1,163 @@
+"""A model that starts from the weights of another: other resolution, other classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_vmoe import layers
+from keras_vmoe.checkpoints.reference import reference_variables
+from keras_vmoe.ops.validation import require
+
+# What a fine-tuned model makes anew, or leaves behind.
+FRESH = ("head/", "pre_logits/")
+
+
+class Transfer(NamedTuple):
+    """What `transfer` did, as lists of names.
+
+    Attributes:
+        copied: taken over as they are.
+        resized: position embeddings taken over on another grid.
+        fresh: variables of the model that keep their initial values.
+        left_out: arrays of the source that the model has no use for.
+    """
+
+    copied: tuple[str, ...]
+    resized: tuple[str, ...]
+    fresh: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.copied)} arrays copied"]
+        for name in ("resized", "fresh", "left_out"):
+            if names := getattr(self, name):
+                parts.append(f"{name.replace('_', ' ')}: {', '.join(names)}")
+        return "; ".join(parts)
+
+
+def transfer(
+    model: keras.Model,
+    source: keras.Model | Mapping[str, Any],
+    fresh: Sequence[str] = FRESH,
+) -> Transfer:
+    """Fills a model with the weights of another one, as fine-tuning begins. All or nothing.
+
+    Routers and experts are taken over as they are. A learned position embedding of another grid is
+    resized linearly with aligned corners, the class token's kept; where only the model has a class
+    token, its position keeps its initial value.
+
+    Args:
+        model: what is filled: a `ViT`, a `VMoE` or any model with named layers.
+        source: a model, or arrays by name: by `variable.path`, or by the reference's names
+            (`"Encoder/encoderblock_0/LayerNorm_0/scale"`, with or without `"params/"` before it).
+        fresh: regular expressions; a variable whose path begins with one of them keeps its initial
+            value, and the source's is left out. By default the head and `pre_logits`.
+
+    Returns:
+        The names that were copied, resized, left as they were and left out.
+
+    Raises:
+        ValueError: listing every other name that is missing, left over or of the wrong shape.
+
+    Example:
+
+    >>> from keras_vmoe import checkpoints, models
+    >>> size = dict(patch_size=8, num_layers=1, width=16, mlp_dim=32, num_heads=2)
+    >>> small = models.ViT(image_size=32, num_classes=10, **size)
+    >>> large = models.ViT(image_size=48, num_classes=3, **size)
+    >>> done = checkpoints.transfer(large, small)
+    >>> done.resized, done.fresh
+    (('position_embedding/embedding',), ('head/kernel', 'head/bias'))
+
+    Reference: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.2; Riquelme et al. 2021, arXiv
+    2106.05974, section 3.4.
+    """
+    arrays = _arrays(source)
+    variables = _variables(model, arrays)
+    positions = _positions(model)
+    is_fresh = re.compile("|".join(f"(?:{pattern})" for pattern in fresh) or r"(?!)").match
+    plan: dict[str, np.ndarray] = {}
+    resized, problems = [], []
+    for name, variable in variables.items():
+        if is_fresh(variable.path):
+            continue
+        if name not in arrays:
+            problems.append(f"missing: {name}")
+            continue
+        array, shape = np.asarray(arrays[name]), tuple(variable.shape)
+        if array.shape != shape and variable.path in positions:
+            array = _resized(array, positions[variable.path], source)
+            resized.append(name)
+        if array.shape != shape:
+            problems.append(f"wrong shape: {name} is {array.shape}, the model needs {shape}")
+        plan[name] = array
+    left = [name for name in arrays if name not in plan]
+    problems += [f"left over: {name}" for name in left if not is_fresh(name)]
+    require(
+        not problems,
+        f"the source does not fit model {model.name!r}:\n  " + "\n  ".join(sorted(problems)),
+    )
+    for name, array in plan.items():
+        variables[name].assign(array)
+    return Transfer(
+        copied=tuple(name for name in plan if name not in resized),
+        resized=tuple(resized),
+        fresh=tuple(name for name in variables if name not in plan),
+        left_out=tuple(left),
+    )
+
+
+def _arrays(source: keras.Model | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(source, keras.Model):
+        return {variable.path: variable for variable in source.weights}
+    return {name.removeprefix("params/"): array for name, array in source.items()}
+
+
+def _variables(model: keras.Model, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's variables, under the names that the arrays have."""
+    by_path = {variable.path: variable for variable in model.weights}
+    # Some names, such as those of the head, are of both kinds.
+    found = max(
+        (by_path, reference_variables(model)), key=lambda names: len(names.keys() & arrays.keys())
+    )
+    require(
+        bool(found.keys() & arrays.keys()),
+        f"source must hold arrays by the names of model {model.name!r} (such as "
+        f"{next(iter(by_path))!r}) or by those of the reference. Received: "
+        f"{', '.join(repr(name) for name in list(arrays)[:3])}, ...",
+    )
+    return found
+
+
+def _positions(model: keras.Model) -> dict[str, layers.PositionEmbedding]:
+    """The learned position embeddings of a model, by the paths of their variables."""
+    found = (x for x in model._flatten_layers() if isinstance(x, layers.PositionEmbedding))
+    return {layer.embedding.path: layer for layer in found if layer.kind == "learned"}
+
+
+def _resized(
+    array: np.ndarray,
+    layer: layers.PositionEmbedding,
+    source: keras.Model | Mapping[str, Any],
+) -> np.ndarray:
+    """The embedding on the layer's grid, with the layer's own prefix where the source has none."""
+    tokens, prefix = array.shape[1], layer.num_prefix_tokens
+    grid = None
+    if isinstance(source, keras.Model):
+        for other in _positions(source).values():
+            their_prefix, grid = other.num_prefix_tokens, other.built_grid
+    if grid is None:
+        # Of a square of patches, with a class token or without.
+        side = int(tokens**0.5)
+        their_prefix, grid = tokens - side * side, (side, side)
+    if their_prefix not in (0, 1, prefix):
+        return array
+    resized = layers.resize_position_embedding(array, grid, layer.built_grid, their_prefix)
+    own = keras.ops.convert_to_numpy(layer.embedding)[:, :prefix]
+    kept = resized[:, :their_prefix] if their_prefix == prefix else own
+    return np.concatenate([kept, resized[:, their_prefix:]], axis=1)
