@@ -1,0 +1,13 @@
+"""What a trained model can do: accuracy, few-shot transfer, accuracy against capacity."""
+
+from keras_vmoe.evaluation.few_shot import SEEDS as SEEDS
+from keras_vmoe.evaluation.few_shot import SHOTS as SHOTS
+from keras_vmoe.evaluation.few_shot import FewShotData as FewShotData
+from keras_vmoe.evaluation.few_shot import FewShotResult as FewShotResult
+from keras_vmoe.evaluation.few_shot import few_shot_accuracy as few_shot_accuracy
+from keras_vmoe.evaluation.few_shot import few_shot_table as few_shot_table
+from keras_vmoe.evaluation.few_shot import few_shot_transfer as few_shot_transfer
+from keras_vmoe.evaluation.few_shot import rows_needed as rows_needed
+from keras_vmoe.evaluation.few_shot import sample_shots as sample_shots
+from keras_vmoe.evaluation.ridge import L2_REGS as L2_REGS
+from keras_vmoe.evaluation.ridge import ridge_accuracy as ridge_accuracy
