@@ -5,21 +5,41 @@ order and augmentation depend on nothing but the seed, the epoch and the example
 resumed run sees what an uninterrupted one would have seen.
 """
 
-from keras_vmoe.data.augment import Augment
+from keras_vmoe.data.augment import Augment, Flip
+from keras_vmoe.data.augmentation import Augmentation
+from keras_vmoe.data.color_jitter import ColorJitter
+from keras_vmoe.data.corrupt import CorruptImages
+from keras_vmoe.data.crops import CentralCrop, Crop, InceptionCrop
 from keras_vmoe.data.folder import verify
+from keras_vmoe.data.mixes import CutMix, Mix, Mixup, mix_with_weights
 from keras_vmoe.data.pipeline import make_dataset
+from keras_vmoe.data.rand_augment import RandAugment
+from keras_vmoe.data.random_erasing import RandomErasing
 from keras_vmoe.data.registry import list_datasets, load
 from keras_vmoe.data.source import ArraySplit, FileSplit, ImageSource, Split, StreamSplit
 
 __all__ = [
     "ArraySplit",
     "Augment",
+    "Augmentation",
+    "CentralCrop",
+    "ColorJitter",
+    "CorruptImages",
+    "Crop",
+    "CutMix",
     "FileSplit",
+    "Flip",
     "ImageSource",
+    "InceptionCrop",
+    "Mix",
+    "Mixup",
+    "RandAugment",
+    "RandomErasing",
     "Split",
     "StreamSplit",
     "list_datasets",
     "load",
     "make_dataset",
+    "mix_with_weights",
     "verify",
 ]

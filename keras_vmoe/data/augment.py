@@ -1,4 +1,4 @@
-"""Light geometric augmentation of whole batches."""
+"""Light geometric augmentation of whole batches, without per-image loops."""
 
 import math
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ class Augment:
 
     # Uniform numbers that one image takes: two shifts, flip, rotation, zoom.
     num_draws: ClassVar[int] = 5
+    per_image: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.shift < 0 or self.shift != int(self.shift):
@@ -48,14 +49,15 @@ class Augment:
         """Transforms a batch; what comes in from outside an image is 0.
 
         Args:
-            images: float `[b, height, width, channels]`.
+            images: float32 or uint8 `[b, height, width, channels]`.
             draws: float32 `[b, 5]`, uniform in [0, 1).
 
         Returns:
-            Images of the same shape.
+            Images of the same shape, float32: resampled values are not rounded.
         """
         if self == Augment():
             return images
+        images = tf.cast(images, tf.float32)
         height, width = images.shape[1:3]
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=images,
@@ -81,3 +83,30 @@ class Augment:
         f = center_y + dy - d * center_x - e * center_y
         zero = tf.zeros_like(a)
         return tf.stack([a, b, c, d, e, f, zero, zero], axis=1)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirrors left and right with probability one half.
+
+    Example:
+        >>> images = tf.constant([[[[1], [2]]]], tf.uint8)
+        >>> Flip()(images, tf.constant([[0.2]])).numpy().ravel()
+        array([2, 1], dtype=uint8)
+    """
+
+    num_draws: ClassVar[int] = 1
+    per_image: ClassVar[bool] = False
+
+    def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Mirrors the images of which the draw is below one half.
+
+        Args:
+            images: `[b, height, width, channels]` of any type.
+            draws: float32 `[b, 1]`, uniform in [0, 1).
+
+        Returns:
+            Images of the same shape and type.
+        """
+        mirrored = draws[:, :, None, None] < 0.5
+        return tf.where(mirrored, tf.reverse(images, axis=[2]), images)

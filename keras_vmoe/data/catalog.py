@@ -2,14 +2,29 @@
 
 import difflib
 import math
+import os
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe.data.source import MEMORY_LIMIT, ArraySplit, ImageSource, Split, StreamSplit
+from keras_vmoe.data.corrupt import CorruptImages, decode, one_line
+from keras_vmoe.data.source import (
+    MEMORY_LIMIT,
+    ArraySplit,
+    ImageSource,
+    OpenShard,
+    OpenStream,
+    Split,
+    StreamSplit,
+)
 
+# Short names for what the papers call so.
+ALIASES = {"pets": "oxford_iiit_pet", "flowers": "oxford_flowers102"}
 _EVAL_NAMES = ("validation", "val", "test")
+_PREPARED = "dataset_info.json"
 
 
 def load_catalog(
@@ -17,17 +32,23 @@ def load_catalog(
     data_dir: str | None = None,
     train_split: str | None = None,
     eval_split: str | None = None,
+    max_corrupt: int = 0,
 ) -> ImageSource:
     """Loads an image classification dataset of TensorFlow Datasets, fetching it where needed.
 
     Equally sized images of up to 512 MiB a split are held in memory; others are streamed.
+    Datasets that the catalogue lacks, imagenet21k for instance, are read where they have been
+    prepared in its format (`tfds.dataset_builders.store_as_tfds_dataset` does so).
 
     Args:
         name: a name of the catalogue, with configuration and version where wanted, such as
-            "cifar10" or "cifar10:3.0.2".
-        data_dir: where prepared datasets lie, TensorFlow Datasets' own default if None.
+            "cifar10" or "cifar10:3.0.2"; "pets" and "flowers" for oxford_iiit_pet and
+            oxford_flowers102; or the name of a dataset that lies prepared in `data_dir`.
+        data_dir: where prepared datasets lie, TensorFlow Datasets' own default if None; or the
+            folder of one prepared dataset, which holds its dataset_info.json.
         train_split: split to train on, for instance "train[:90%]"; "train" by default.
         eval_split: held-out split; by default the first of "validation", "val", "test".
+        max_corrupt: up to this many images that cannot be decoded are left out.
 
     Returns:
         A source with these two splits.
@@ -35,7 +56,8 @@ def load_catalog(
     Raises:
         ImportError: if TensorFlow Datasets is not installed.
         OSError: if the dataset cannot be fetched or prepared.
-        ValueError: if there is no such dataset or split, or it has no class labels.
+        ValueError: if there is no such dataset or split, it has no class labels, or more images
+            that are held in memory cannot be decoded than may be.
     """
     try:
         import tensorflow_datasets as tfds
@@ -43,13 +65,8 @@ def load_catalog(
         raise ImportError(
             f"dataset {name!r} needs TensorFlow Datasets: pip install 'keras_vmoe[train]'."
         ) from error
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        raise ValueError(_unknown(name, known)) from None
-    except (AssertionError, ValueError) as error:  # a wrong configuration or version
-        raise ValueError(f"dataset {name!r}: {_first_line(error)}") from error
+    corrupt = CorruptImages(max_corrupt)
+    builder = _find_builder(name, data_dir, tfds)
     image, label = _features(builder, tfds)
     try:
         builder.download_and_prepare()
@@ -59,16 +76,46 @@ def load_catalog(
         ) from error
     train_split = train_split or "train"
     eval_split = eval_split or _default_eval_split(builder)
-    splits = {split: _read_split(builder, split, tfds) for split in (train_split, eval_split)}
-    return ImageSource(name, tuple(label.names), image.shape, splits, train_split, eval_split)
+    splits = {
+        split: _read_split(builder, split, tfds, corrupt) for split in (train_split, eval_split)
+    }
+    names = tuple(label.names)
+    return ImageSource(name, names, image.shape, splits, train_split, eval_split, corrupt)
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, ["digits", "fashion_mnist", "image_folder", *known], 3)
+def _find_builder(name: str, data_dir: str | None, tfds: Any) -> Any:
+    full_name = ALIASES.get(name, name)
+    folder = os.path.expanduser(data_dir or "")
+    # Such a folder may lie in a bucket too.
+    if data_dir and tf.io.gfile.exists(os.path.join(folder, _PREPARED)):
+        builder = tfds.builder_from_directory(folder)
+        if builder.name != re.split("[:/]", full_name)[0]:
+            raise ValueError(f"data_dir={data_dir!r} holds {builder.name!r}, not {name!r}.")
+        return builder
+    try:
+        return tfds.builder(full_name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        raise ValueError(_unknown(name, data_dir, known)) from None
+    except (AssertionError, ValueError) as error:  # a wrong configuration or version
+        raise ValueError(f"dataset {name!r}: {_first_line(error)}") from error
+
+
+def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
+    if re.split("[:/]", name)[0] == "imagenet21k":
+        where = f"{data_dir} holds none" if data_dir else "data_dir does not say where it lies"
+        return (
+            f"dataset {name!r} is not in the catalogue of TensorFlow Datasets, and {where}: give a "
+            "data_dir where it has been prepared (tfds.dataset_builders.store_as_tfds_dataset "
+            "does so), or unpack it to one folder per class and use 'image_folder:PATH'."
+        )
+    names = ["digits", "fashion_mnist", "image_folder", *ALIASES, *known]
+    near = difflib.get_close_matches(name, names, 3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return (
-        f"dataset {name!r} is not known: use 'digits', 'fashion_mnist', 'image_folder:PATH' or "
-        f"one of the {len(known)} names of TensorFlow Datasets.{hint}"
+        f"dataset {name!r} is not known: use 'digits', 'fashion_mnist', 'image_folder:PATH', one "
+        f"of the {len(known)} names of TensorFlow Datasets, or a data_dir where it has been "
+        f"prepared.{hint}"
     )
 
 
@@ -103,12 +150,14 @@ def _default_eval_split(builder: Any) -> str:
     return held_out[0] if known else "test"
 
 
-def _read_split(builder: Any, name: str, tfds: Any) -> Split:
+def _read_split(builder: Any, name: str, tfds: Any, corrupt: CorruptImages) -> Split:
     image = builder.info.features["image"]
 
-    def open_encoded() -> tf.data.Dataset:
+    def open_encoded(read_config: Any = None) -> tf.data.Dataset:
         skip = {"image": tfds.decode.SkipDecoding()}
-        dataset = builder.as_dataset(split=name, decoders=skip, shuffle_files=False)
+        dataset = builder.as_dataset(
+            split=name, decoders=skip, shuffle_files=False, read_config=read_config
+        )
         return dataset.map(lambda x: {"image": x["image"], "label": x["label"]})
 
     try:
@@ -119,10 +168,53 @@ def _read_split(builder: Any, name: str, tfds: Any) -> Split:
         ) from error
     if num_examples < 0:
         num_examples = builder.info.splits[name].num_examples
+    place = f"{builder.name} {name}"
     if None in image.shape or num_examples * math.prod(image.shape) > MEMORY_LIMIT:
-        return StreamSplit(num_examples, open_encoded, image.shape[-1])
-    keep = tfds.decode.PartialDecoding({"image": True, "label": True})
-    decoded = builder.as_dataset(split=name, decoders=keep, shuffle_files=False)
-    examples = list(decoded.batch(1024).as_numpy_iterator())
-    images = np.concatenate([example["image"] for example in examples])
-    return ArraySplit.of(images, np.concatenate([example["label"] for example in examples]))
+        return StreamSplit(
+            num_examples,
+            open_encoded,
+            image.shape[-1],
+            corrupt=corrupt if corrupt.limit else None,
+            name=place,
+            open_shard=_opener_of_files(builder, name, open_encoded, tfds),
+        )
+    return _decode_all(open_encoded(), image.shape[-1], place, corrupt)
+
+
+def _opener_of_files(
+    builder: Any, name: str, open_encoded: Callable[..., tf.data.Dataset], tfds: Any
+) -> OpenShard:
+    """Returns what makes each host read files of its own, where there is one for each."""
+
+    def open_shard(num_shards: int, shard_index: int) -> tuple[int, OpenStream] | None:
+        known = list(builder.info.splits)  # not where tests mock a dataset
+        files = builder.info.splits[name].file_instructions if known else []
+        if len(files) < num_shards:
+            return None
+        context = tf.distribute.InputContext(num_shards, shard_index)
+        # As tfds deals the files out.
+        size = sum(file.take for file in files[shard_index::num_shards])
+        return size, lambda: open_encoded(tfds.ReadConfig(input_context=context))
+
+    return open_shard
+
+
+def _decode_all(
+    encoded: tf.data.Dataset, channels: int, place: str, corrupt: CorruptImages
+) -> ArraySplit:
+    def read(position: tf.Tensor, example: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        if not corrupt.limit:
+            return decode(example["image"], channels), example["label"], True
+        where = tf.strings.join(["image ", tf.strings.as_string(position), " of ", place])
+        image, is_whole = corrupt.decode(example["image"], channels, where)
+        return image, example["label"], is_whole
+
+    examples = encoded.enumerate().map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = examples.filter(lambda image, label, is_whole: is_whole)
+    try:
+        batches = list(examples.batch(1024).as_numpy_iterator())
+    except tf.errors.OpError as error:
+        corrupt.check()
+        raise ValueError(f"{place}: an image cannot be decoded: {one_line(error)}") from error
+    images, labels = (np.concatenate([batch[i] for batch in batches]) for i in range(2))
+    return ArraySplit.of(images, labels)

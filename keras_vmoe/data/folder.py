@@ -1,18 +1,21 @@
 """Folders of image files, one sub-folder per class."""
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from keras_vmoe.data.corrupt import CorruptImages, one_line, try_decode
 from keras_vmoe.data.source import (
     MEMORY_LIMIT,
     ArraySplit,
     FileSplit,
     ImageSource,
     Split,
+    StreamSplit,
     stratified_split,
 )
 
@@ -27,6 +30,7 @@ def load_folder(
     train_split: str | None = None,
     eval_split: str | None = None,
     verify: bool = True,
+    max_corrupt: int = 0,
 ) -> ImageSource:
     """Loads `folder/train/CLASS/*.png` and its like, or `folder/CLASS/*.png`.
 
@@ -40,13 +44,16 @@ def load_folder(
         eval_split: name of the held-out split, by default the first that exists.
         verify: decode every file now, so that a damaged one is found before training starts.
             Equally sized images of up to 512 MiB are then kept in memory.
+        max_corrupt: up to this many files that cannot be decoded are left out, in all splits
+            together; where files are not verified, as they are met in training and evaluation.
 
     Returns:
         A source with one split per split folder, or "train" and "test".
 
     Raises:
         FileNotFoundError: if the folder does not exist.
-        ValueError: if there are no classes, a class has no images, or a file is damaged.
+        ValueError: if there are fewer than two classes, a class has no images, or more files are
+            damaged than may be.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
@@ -57,31 +64,44 @@ def load_folder(
     else:
         train_split = "train"
         names, files = _split_one_folder(folder)
-    splits = _hold_in_memory(files) if verify else files
+    if len(names) < 2:
+        raise ValueError(
+            f"image_folder:{folder} has one class, {names[0]!r}: classification needs two or more, "
+            "each in a sub-folder of its own."
+        )
+    corrupt = CorruptImages(max_corrupt)
+    if verify:
+        splits = _hold_in_memory(files, corrupt)
+    else:
+        splits = {
+            name: dataclasses.replace(split, corrupt=corrupt if max_corrupt else None)
+            for name, split in files.items()
+        }
     shape = (None, None, CHANNELS)
     if isinstance(splits[train_split], ArraySplit):
         shape = splits[train_split].images.shape[1:]
     eval_split = eval_split or next(name for name in splits if name != train_split)
-    return ImageSource(f"image_folder:{folder}", names, shape, splits, train_split, eval_split)
+    name = f"image_folder:{folder}"
+    return ImageSource(name, names, shape, splits, train_split, eval_split, corrupt)
 
 
 def verify(split: Split) -> None:
-    """Decodes every file of a split that lies in files; other splits need no check.
+    """Decodes every file of a split that lies in files; of a stream, tells what reading it found.
 
     Args:
         split: the split to check.
 
     Raises:
-        ValueError: if files cannot be decoded; names their number and the first.
+        ValueError: if more images cannot be decoded than may be; names their number and the
+            first.
     """
     if isinstance(split, FileSplit):
-        for _ in _decode_files(split.paths):
+        found = CorruptImages(split.corrupt.limit if split.corrupt else 0)
+        for _ in _decode_files(split.paths, found):
             pass
-
-
-def decode(content: tf.Tensor, channels: int = CHANNELS) -> tf.Tensor:
-    """Decodes the bytes of one PNG, JPEG, BMP or GIF into uint8 `[height, width, channels]`."""
-    return tf.io.decode_image(content, channels=channels, expand_animations=False)
+        found.check(f"of {len(split.paths)} image files")
+    elif isinstance(split, StreamSplit) and split.corrupt:
+        split.corrupt.check()
 
 
 def _read_split_folders(
@@ -147,46 +167,48 @@ def _list_files(folder: Path, class_names: tuple[str, ...]) -> FileSplit:
     return FileSplit(len(paths), tuple(paths), np.asarray(labels, np.int32))
 
 
-def _hold_in_memory(files: dict[str, FileSplit]) -> dict[str, Split]:
+def _hold_in_memory(files: dict[str, FileSplit], corrupt: CorruptImages) -> dict[str, Split]:
     """Decodes all splits once; gives them back as arrays if they are alike and small enough."""
-    images, size, shapes = [], 0, set()
-    for image in _decode_files([path for split in files.values() for path in split.paths]):
+    images, size, shapes, is_whole = [], 0, set(), []
+    paths = [path for split in files.values() for path in split.paths]
+    for image in _decode_files(paths, corrupt):
+        is_whole.append(image is not None)
+        if image is None:
+            continue
         shapes.add(image.shape)
         size += image.nbytes
         if len(shapes) == 1 and size <= MEMORY_LIMIT:
             images.append(image)
         else:
             images.clear()
-    if not images:
-        return dict(files)
-    arrays, start = {}, 0
+    corrupt.check(f"of {len(paths)} image files")
+    found, start, first = {}, 0, 0
     for name, split in files.items():
-        end = start + split.num_examples
-        arrays[name] = ArraySplit.of(np.stack(images[start:end]), split.labels)
-        start = end
-    return arrays
+        kept = np.flatnonzero(is_whole[start : start + split.num_examples])
+        if not len(kept):
+            raise ValueError(f"no image file of the split {name!r} can be decoded: mend them.")
+        start += split.num_examples
+        found[name] = FileSplit(len(kept), tuple(split.paths[i] for i in kept), split.labels[kept])
+        if images:
+            arrays = np.stack(images[first : first + len(kept)])
+            found[name] = ArraySplit.of(arrays, found[name].labels)
+        first += len(kept)
+    return found
 
 
-def _decode_files(paths: Iterable[str]) -> Iterable[np.ndarray]:
-    """Yields the image of each file, then raises one error for all that are damaged."""
-    damaged = []
-    paths = list(paths)
+def _decode_files(paths: Sequence[str], corrupt: CorruptImages) -> Iterator[np.ndarray | None]:
+    """Yields the image of each file, or None where there is none, which it counts."""
     with ThreadPoolExecutor() as pool:
-        for path, image in zip(paths, pool.map(_try_decode, paths), strict=True):
+        for path, image in zip(paths, pool.map(_try_read, paths), strict=True):
             if isinstance(image, str):
-                damaged.append(f"{path} ({image})")
-            else:
-                yield image
-    if damaged:
-        raise ValueError(
-            f"{len(damaged)} of {len(paths)} image files cannot be decoded, the first is "
-            f"{damaged[0]}: mend or remove them."
-        )
+                corrupt.add(path, image)
+            yield None if isinstance(image, str) else image.numpy()
 
 
-def _try_decode(path: str) -> np.ndarray | str:
+def _try_read(path: str) -> tf.Tensor | str:
     """Returns the image, or the reason why there is none."""
     try:
-        return decode(tf.io.read_file(path)).numpy()
+        content = tf.io.read_file(path)
     except tf.errors.OpError as error:
-        return error.message.split("\n")[0].split(" [Op:")[0].removeprefix("{{function_node ")
+        return one_line(error)
+    return try_decode(content, CHANNELS)

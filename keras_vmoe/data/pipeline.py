@@ -1,17 +1,20 @@
 """From a split to batches that a model takes."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import tensorflow as tf
 
-from keras_vmoe.data.augment import Augment
-from keras_vmoe.data.folder import decode
-from keras_vmoe.data.source import ArraySplit, FileSplit, Split, StreamSplit
+from keras_vmoe.data import order, reading
+from keras_vmoe.data.augmentation import Augmentation, as_sequence, augment_all
+from keras_vmoe.data.crops import CentralCrop, Crop
+from keras_vmoe.data.mixes import Mix, as_one_mix
+from keras_vmoe.data.order import Schedule
+from keras_vmoe.data.source import ArraySplit, Split, StreamSplit
 
-# Encoded examples that a stream is shuffled within.
-_SHUFFLE_WINDOW = 4096
-# Streams of random numbers of one epoch.
-_ORDER, _DRAWS = 0, 1
+# Keeps the random numbers of mixes apart from those of epochs, which begin with (seed, epoch).
+_MIXES = 2
 
 Batch = dict[str, tf.Tensor]
 
@@ -25,28 +28,56 @@ def make_dataset(
     seed: int = 0,
     start_step: int = 0,
     steps: int | None = None,
-    augment: Augment | None = None,
+    augment: Augmentation | Sequence[Augmentation] | None = None,
+    crop: Crop | None = None,
+    mix: Mix | Sequence[Mix] | None = None,
+    repeats: int = 1,
+    num_classes: int | None = None,
+    pad: bool = False,
+    num_shards: int = 1,
+    shard_index: int = 0,
+    cache: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches of `{"image": float32 [b, s, s, channels] in [-1, 1], "label": int32 [b]}`.
 
     In training every epoch has its own order and drops its incomplete last batch. Order and
-    augmentation are functions of (seed, epoch, example) alone: a run that begins at `start_step`
-    sees the very batches that an uninterrupted one sees from there on. Otherwise each example
-    comes once, in order, and the last batch may be smaller.
+    all random changes are functions of (seed, epoch, place in the epoch) alone: a run that begins
+    at `start_step` sees the very batches that an uninterrupted one sees from there on. Otherwise
+    each example comes once, in order, and the last batch may be smaller.
 
-    Images are resized to squares bilinearly, without keeping their proportions.
+    Images are bytes from decoding to the end, where they are scaled to [-1, 1] and mixed. They
+    are floats earlier where something resamples without rounding: `crop=None` where the size
+    changes, and `Augment`.
+
+    An image that cannot be decoded is an error, but where the source was loaded with
+    `max_corrupt`. Then it is left out of evaluation, and in training the next whole image of the
+    batch takes its place, so that batches, epochs and resuming stay what they are.
 
     Args:
         split: the examples.
-        batch_size: number of examples b in a batch.
+        batch_size: number of examples b in a batch, of all hosts together.
         image_size: side s of the images in pixels.
-        training: shuffle, drop remainders, augment, and go on without end.
+        training: shuffle, drop remainders, augment, mix, and go on without end.
         channels: 3 repeats a grey image, 1 takes the lightness of a coloured one; None keeps what
             the split has.
-        seed: of order and augmentation.
+        seed: of order and random changes.
         start_step: number of batches to leave out at the beginning.
         steps: number of batches after which to end; None does not limit them.
-        augment: random changes of the training images.
+        augment: random changes of the training images, one or several in their order.
+        crop: how an image becomes a square: `InceptionCrop` in training, `CentralCrop`; None
+            resizes it bilinearly without keeping its proportions.
+        mix: mixes the images of a training batch, one or several, one of which is drawn for each
+            batch. Labels are then float32 `[b, num_classes]`. Hosts mix their own part.
+        repeats: how many times, changed otherwise, an example comes in a training batch, one
+            time fewer for the last of a batch that `repeats` does not divide. An epoch keeps its
+            number of steps: it takes 1 / repeats of the examples.
+        num_classes: for `mix`.
+        pad: fill the last batch up with black images, 0 in every value, of label 0, and add
+            `"mask": bool [b]`, true for examples, to every batch. The number b is then static.
+        num_shards: number of hosts. The batches of all hosts, put together, are those of a single
+            one; for streams, where each host reads files of its own, they hold other examples.
+        shard_index: which host this is, from 0.
+        cache: hold the encoded bytes of files and streams in memory. All are read now.
 
     Returns:
         The dataset.
@@ -60,146 +91,185 @@ def make_dataset(
         >>> batches = data.make_dataset(split, batch_size=32, image_size=16, training=True)
         >>> next(iter(batches))["image"].shape
         TensorShape([32, 16, 16, 1])
+        >>> padded = data.make_dataset(data.load("digits").eval, 200, image_size=8, pad=True)
+        >>> [int(tf.reduce_sum(tf.cast(batch["mask"], tf.int32))) for batch in padded]
+        [200, 160]
+
+    Reference:
+        Repeats: Hoffer et al., "Augment your batch", 2020, section 3
+        (https://arxiv.org/abs/1901.09335), and DeiT.
     """
-    _check(split, batch_size, image_size, training, channels, start_step)
-    examples = _endless(split, batch_size, seed, start_step) if training else _ordered(split)
-    if not isinstance(split, ArraySplit):
-        examples = examples.map(_reader(split, image_size), num_parallel_calls=tf.data.AUTOTUNE)
-    batches = examples.batch(batch_size, drop_remainder=training)
-    if not training:
-        batches = batches.skip(start_step)
-    finish = _finisher(split, image_size, channels, augment if training else None)
-    batches = batches.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+    augmentations = as_sequence(augment) if training else ()
+    _check(split, image_size, training, channels, crop)
+    drawing = (crop, *augmentations) if crop else augmentations
+    schedule = Schedule(
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        repeats=repeats,
+        num_shards=num_shards,
+        shard_index=shard_index,
+        num_draws=sum(one.num_draws for one in drawing),
+    )
+    _check_batches(split, schedule, training, pad)
+    mix = as_one_mix(mix) if training else None
+    if mix is not None and num_classes is None:
+        raise ValueError("num_classes=None: mixing images mixes labels, which needs their number.")
+    pipeline = _Pipeline(
+        split=split,
+        image_size=image_size,
+        training=training,
+        channels=channels,
+        augmentations=augmentations,
+        crop=crop,
+        mix=mix,
+        num_classes=num_classes,
+        pad=pad,
+        schedule=schedule,
+    )
+    batches = pipeline.batches(cache)
     if steps is not None:
         batches = batches.take(steps)
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def _check(
-    split: Split,
-    batch_size: int,
-    image_size: int,
-    training: bool,
-    channels: int | None,
-    start_step: int,
+    split: Split, image_size: int, training: bool, channels: int | None, crop: Crop | None
 ) -> None:
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("image_size", image_size, 1),
-        ("start_step", start_step, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value!r}: expected {least} or more.")
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size!r}: expected 1 or more.")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels!r}: expected 1, 3 or None.")
-    if training and batch_size > split.num_examples:
+    if isinstance(split, ArraySplit) and channels and split.images.shape[-1] not in (1, 3):
         raise ValueError(
-            f"batch_size={batch_size} is larger than the {split.num_examples} training examples."
+            f"channels={channels}: images of {split.images.shape[-1]} channels cannot be made so."
+        )
+    if crop is None:
+        return
+    if inspect.isclass(crop) or not hasattr(crop, "num_draws") or not callable(crop):
+        raise ValueError(
+            f"crop={crop!r} is no crop: make one, such as InceptionCrop(); in gin with brackets, "
+            "train.crop = @InceptionCrop()."
+        )
+    if crop.num_draws and not training:
+        raise ValueError(f"crop={crop!r} is random: evaluation takes CentralCrop(...) or None.")
+    if isinstance(crop, CentralCrop):
+        crop.check(image_size)
+
+
+def _check_batches(split: Split, schedule: Schedule, training: bool, pad: bool) -> None:
+    if training and schedule.batch_size > split.num_examples:
+        raise ValueError(
+            f"batch_size={schedule.batch_size} is larger than the {split.num_examples} training "
+            "examples."
+        )
+    if not training and schedule.num_shards > 1 and not pad:
+        raise ValueError(
+            f"num_shards={schedule.num_shards}: evaluation on several hosts needs pad=True, so "
+            "that all have as many batches."
         )
 
 
-def _ordered(split: Split) -> tf.data.Dataset:
-    """Every example once. A stream gives encoded images, other splits give indices."""
-    if isinstance(split, StreamSplit):
-        return split.open()
-    return tf.data.Dataset.range(split.num_examples).map(lambda index: {"index": index})
+@dataclass(frozen=True, eq=False)
+class _Pipeline:
+    """One call of `make_dataset`, checked."""
 
+    split: Split
+    image_size: int
+    training: bool
+    channels: int | None
+    augmentations: tuple[Augmentation, ...]
+    crop: Crop | None
+    mix: Mix | None
+    num_classes: int | None
+    pad: bool
+    schedule: Schedule
 
-def _endless(split: Split, batch_size: int, seed: int, start_step: int) -> tf.data.Dataset:
-    """Joins the shuffled epochs, from the example that `start_step` begins with."""
-    per_epoch = split.steps_per_epoch(batch_size)
-    first_epoch, first_step = divmod(start_step, per_epoch)
+    def batches(self, cache: bool) -> tf.data.Dataset:
+        """Returns finished batches, without end in training."""
+        # Where nothing has to be done image by image, whole batches are taken out of arrays.
+        one_by_one = (
+            not isinstance(self.split, ArraySplit)
+            or self.crop is not None
+            or any(one.per_image for one in self.augmentations)
+        )
+        batches = self._read(cache) if one_by_one else self._take_from_arrays()
+        if not self.training:
+            batches = batches.skip(self.schedule.start_step)
+        batches = batches.enumerate(self.schedule.start_step)
+        return batches.map(_plain(self._finish), num_parallel_calls=tf.data.AUTOTUNE)
 
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        done = tf.where(epoch == first_epoch, tf.constant(first_step * batch_size, tf.int64), 0)
-        epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
-        return _shuffled(split, epoch_seed).take(per_epoch * batch_size).skip(done)
-
-    return tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch)
-
-
-def _shuffled(split: Split, seed: tf.Tensor) -> tf.data.Dataset:
-    """One epoch in random order, with the random numbers that augmentation takes."""
-    order_seed, draws_seed = (tf.random.fold_in(seed, i) for i in (_ORDER, _DRAWS))
-    if isinstance(split, StreamSplit):
-        return _shuffled_stream(split, order_seed, draws_seed)
-    order = tf.random.experimental.stateless_shuffle(tf.range(split.num_examples), order_seed)
-    draws = tf.random.stateless_uniform((split.num_examples, Augment.num_draws), draws_seed)
-    return tf.data.Dataset.from_tensor_slices({"index": order, "draws": draws})
-
-
-def _shuffled_stream(
-    split: StreamSplit, order_seed: tf.Tensor, draws_seed: tf.Tensor
-) -> tf.data.Dataset:
-    """Shuffles within windows.
-
-    `Dataset.shuffle` would mix over their borders, but its order depends on TensorFlow's global
-    seed too, and TensorFlow Datasets are shuffled as a whole when they are written.
-    """
-
-    def add_draws(index: tf.Tensor, example: Batch) -> Batch:
-        seed = tf.random.fold_in(draws_seed, index)
-        return example | {"draws": tf.random.stateless_uniform((Augment.num_draws,), seed)}
-
-    def shuffle(window: tf.Tensor, examples: Batch) -> Batch:
-        size = tf.shape(examples["label"])[0]
-        seed = tf.random.fold_in(order_seed, window)
-        order = tf.random.experimental.stateless_shuffle(tf.range(size), seed)
-        return {name: tf.gather(value, order) for name, value in examples.items()}
-
-    examples = split.open().enumerate().map(add_draws)
-    return examples.batch(_SHUFFLE_WINDOW).enumerate().map(shuffle).unbatch()
-
-
-def _reader(split: FileSplit | StreamSplit, image_size: int) -> Callable[[Batch], Batch]:
-    """Returns a function that decodes one image, and resizes it so that it can be batched."""
-    if isinstance(split, FileSplit):
-        with tf.device("CPU:0"):
-            paths, labels = tf.constant(split.paths), tf.constant(split.labels)
-
-    def read(example: Batch) -> Batch:
-        if isinstance(split, FileSplit):
-            index = example.pop("index")
-            image = decode(tf.io.read_file(paths[index]))
-            example["label"] = labels[index]
+    def _read(self, cache: bool) -> tf.data.Dataset:
+        """Returns batches of images that were read, cropped and augmented one by one."""
+        split, missing = self.split, 0
+        if cache and isinstance(split, StreamSplit):
+            split = reading.hold_in_memory(
+                split, self.schedule.num_shards, self.schedule.shard_index
+            )
+        if not self.training:
+            examples, missing = order.evaluation(split, self.schedule)
+        elif isinstance(split, StreamSplit):
+            examples = order.training_stream(split, self.schedule)
         else:
-            image = decode(example["image"], split.channels)
-        example["image"] = tf.image.resize(image, (image_size, image_size))
-        return example
+            examples = order.training_batches(split, self.schedule).unbatch()
+        reader = reading.Reader(split, self.image_size, self.crop, self.augmentations, cache)
+        examples = examples.map(_plain(reader), num_parallel_calls=tf.data.AUTOTUNE)
+        return self._batch(examples, missing)
 
-    return read
-
-
-def _finisher(
-    split: Split, image_size: int, channels: int | None, augment: Augment | None
-) -> Callable[[Batch], Batch]:
-    """Returns a function that does the rest for a whole batch at once."""
-    if isinstance(split, ArraySplit):
+    def _take_from_arrays(self) -> tf.data.Dataset:
+        """Returns batches of images as they are in memory, augmented."""
         with tf.device("CPU:0"):
-            arrays, labels = tf.constant(split.images), tf.constant(split.labels)
-
-    def finish(batch: Batch) -> Batch:
-        if isinstance(split, ArraySplit):
-            images, label = tf.gather(arrays, batch["index"]), tf.gather(labels, batch["index"])
+            arrays, labels = tf.constant(self.split.images), tf.constant(self.split.labels)
+        if self.training:
+            batches = order.training_batches(self.split, self.schedule)
         else:
-            images, label = batch["image"], batch["label"]
-        images = tf.cast(images, tf.float32)
-        if images.shape[1:3] != (image_size, image_size):
-            images = tf.image.resize(images, (image_size, image_size))
-        if augment is not None:
-            images = augment(images, batch["draws"])
-        images = _with_channels(images, channels)
-        return {"image": images / 127.5 - 1.0, "label": tf.cast(label, tf.int32)}
+            batches = self._batch(*order.evaluation(self.split, self.schedule))
 
-    return finish
+        def take(batch: Batch) -> Batch:
+            index = batch.pop("index")
+            images = tf.gather(arrays, index)
+            if images.shape[1:3] != (self.image_size, self.image_size):
+                images = tf.image.resize(images, (self.image_size, self.image_size))
+            if self.augmentations:
+                images = augment_all(self.augmentations, images, batch.pop("draws"))
+            return batch | {"image": images, "label": tf.gather(labels, index)}
+
+        return batches.map(_plain(take), num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _batch(self, examples: tf.data.Dataset, missing: int) -> tf.data.Dataset:
+        if self.pad:
+            examples = examples.map(lambda example: example | {"mask": True})
+            spec = examples.element_spec
+            empty = tf.nest.map_structure(lambda of: tf.zeros(of.shape, of.dtype), spec)
+            examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(missing))
+        size = self.schedule.host_batch_size
+        return examples.batch(size, drop_remainder=self.training or self.pad)
+
+    def _finish(self, step: tf.Tensor, batch: Batch) -> Batch:
+        """Scales, mixes and masks one batch."""
+        if "whole" in batch:
+            batch = reading.keep_whole(batch) if self.training else reading.leave_out(batch)
+        images = _with_channels(tf.cast(batch["image"], tf.float32), self.channels)
+        images, labels = images / 127.5 - 1.0, batch["label"]
+        if self.mix is not None:
+            seed = tf.stack([tf.constant(self.schedule.seed, tf.int64), step])
+            labels = tf.one_hot(labels, self.num_classes)
+            images, labels = self.mix(images, labels, tf.random.fold_in(seed, _MIXES))
+        finished = {"image": images, "label": labels}
+        if self.pad:
+            mask = batch.get("mask", tf.ones(labels.shape[:1], tf.bool))
+            finished["mask"] = mask
+            finished["image"] = tf.where(mask[:, None, None, None], images, 0.0)
+        return finished
+
+
+def _plain(function: Callable) -> Callable:
+    # None of these functions needs AutoGraph, which cannot read them all and says so.
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def _with_channels(images: tf.Tensor, channels: int | None) -> tf.Tensor:
     given = images.shape[-1]
     if channels in (None, given):
         return images
-    if (given, channels) == (1, 3):
-        return tf.repeat(images, 3, axis=-1)
-    if (given, channels) == (3, 1):
-        return tf.image.rgb_to_grayscale(images)
-    raise ValueError(f"channels={channels}: images of {given} channels cannot be made so.")
+    return tf.repeat(images, 3, axis=-1) if given == 1 else tf.image.rgb_to_grayscale(images)

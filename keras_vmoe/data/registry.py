@@ -1,5 +1,6 @@
 """The one place that turns the name of a dataset into images and labels."""
 
+import dataclasses
 from pathlib import Path
 
 from keras_vmoe.data import catalog, digits, folder, idx
@@ -19,6 +20,7 @@ def load(
     train_split: str | None = None,
     eval_split: str | None = None,
     verify: bool = True,
+    max_corrupt: int = 0,
 ) -> ImageSource:
     """Loads a labelled image dataset by name.
 
@@ -33,6 +35,9 @@ def load(
             "test" that exists.
         verify: for image folders: decode every file once now, so that a damaged one is found
             before training starts.
+        max_corrupt: how many images that cannot be decoded may be left out, for image folders and
+            for what TensorFlow Datasets stream; the source counts them (`skipped`). One more is
+            an error.
 
     Returns:
         The source: names of the classes, shape of the images, and splits.
@@ -53,21 +58,18 @@ def load(
         path = name.removeprefix(_FOLDER_PREFIX)
         if not path:
             raise ValueError(f"name={name!r} lacks the folder: write 'image_folder:PATH'.")
-        return folder.load_folder(path, train_split, eval_split, verify)
+        return folder.load_folder(path, train_split, eval_split, verify, max_corrupt)
     local = None
     if name == "digits":
         local = digits.load_digits()
     elif name == "fashion_mnist":
         local = _local_fashion_mnist(data_dir)
     if local is None:
-        return catalog.load_catalog(name, data_dir, train_split, eval_split)
-    return ImageSource(
-        local.name,
-        local.class_names,
-        local.image_shape,
-        local.splits,
-        train_split or local.train_split,
-        eval_split or local.eval_split,
+        return catalog.load_catalog(name, data_dir, train_split, eval_split, max_corrupt)
+    return dataclasses.replace(
+        local,
+        train_split=train_split or local.train_split,
+        eval_split=eval_split or local.eval_split,
     )
 
 

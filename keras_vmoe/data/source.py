@@ -1,5 +1,6 @@
 """What a labelled set of images is, whichever place it came from."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,8 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from keras_vmoe.data.corrupt import CorruptImages
+
 # Splits of equally sized images up to this many bytes are held decoded in memory.
 MEMORY_LIMIT = 512 * 2**20
+
+OpenStream = Callable[[], tf.data.Dataset]
+OpenShard = Callable[[int, int], tuple[int, OpenStream] | None]
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,13 @@ class FileSplit(Split):
         num_examples: number of labelled images.
         paths: one file per example.
         labels: int32 array `[n]`.
+        corrupt: counts the files that cannot be decoded and lets some be left out; None lets
+            none.
     """
 
     paths: tuple[str, ...]
     labels: np.ndarray
+    corrupt: CorruptImages | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +77,38 @@ class StreamSplit(Split):
         open: returns a `tf.data.Dataset` of `{"image": encoded bytes, "label": int}` in one
             fixed order.
         channels: number of channels that the images are decoded to.
+        corrupt: counts the images that cannot be decoded and lets some be left out; None lets
+            none.
+        name: what messages call the stream.
+        open_shard: takes a number of hosts and the index of one; returns how many examples that
+            host reads and a function like `open` that reads them, or None. Without, a host reads
+            all and leaves out those of others.
     """
 
-    open: Callable[[], tf.data.Dataset]
+    open: OpenStream
     channels: int
+    corrupt: CorruptImages | None = None
+    name: str = "the stream"
+    open_shard: OpenShard | None = None
+
+    def shard(self, num_shards: int, shard_index: int) -> "StreamSplit":
+        """Returns the part that one host reads; the parts of all hosts make up the whole.
+
+        Args:
+            num_shards: number of hosts.
+            shard_index: which of them, from 0.
+        """
+        if num_shards == 1:
+            return self
+        found = self.open_shard(num_shards, shard_index) if self.open_shard else None
+        size, open_part = found or (
+            len(range(shard_index, self.num_examples, num_shards)),
+            lambda: self.open().shard(num_shards, shard_index),
+        )
+        name = f"{self.name} (part {shard_index + 1} of {num_shards})"
+        return dataclasses.replace(
+            self, num_examples=size, open=open_part, open_shard=None, name=name
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +122,7 @@ class ImageSource:
         splits: the splits by name.
         train_split: name of the split to train on.
         eval_split: name of the split held out from training.
+        corrupt: counts the images that cannot be decoded; None where all were.
 
     Raises:
         ValueError: if `train_split` or `eval_split` is not in `splits`.
@@ -96,6 +134,7 @@ class ImageSource:
     splits: Mapping[str, Split]
     train_split: str = "train"
     eval_split: str = "test"
+    corrupt: CorruptImages | None = None
 
     def __post_init__(self):
         for argument in ("train_split", "eval_split"):
@@ -110,6 +149,15 @@ class ImageSource:
     def num_classes(self) -> int:
         """The number of labels."""
         return len(self.class_names)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The images left out because they cannot be decoded, each with the reason.
+
+        Those of an image folder are known when it is loaded; those of a stream are found while
+        it is read, so that this grows during training.
+        """
+        return self.corrupt.found if self.corrupt else ()
 
     @property
     def train(self) -> Split:

@@ -1,0 +1,214 @@
+"""From the bytes of an image to a square of pixels, still in bytes where that is possible."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from keras_vmoe.data.augmentation import Augmentation, augment_all
+from keras_vmoe.data.corrupt import CorruptImages, decode
+from keras_vmoe.data.crops import Crop, InceptionCrop
+from keras_vmoe.data.folder import CHANNELS
+from keras_vmoe.data.order import Example
+from keras_vmoe.data.source import ArraySplit, FileSplit, OpenStream, Split, StreamSplit
+
+# A share of the machine's memory that encoded images may take.
+_MEMORY_SHARE = 0.8
+
+
+class Reader:
+    """Makes one image of one example: reads, decodes, crops and augments it.
+
+    Args:
+        split: where the examples are from.
+        image_size: side of the result in pixels.
+        crop: how a square is made of an image; None squashes it.
+        augmentations: what is done to the square.
+        cache: hold the bytes of files in memory; all are read now.
+
+    Raises:
+        ValueError: if the files do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        image_size: int,
+        crop: Crop | None,
+        augmentations: Sequence[Augmentation] = (),
+        cache: bool = False,
+    ):
+        self._split, self._image_size = split, image_size
+        self._crop, self._augmentations = crop, augmentations
+        self._corrupt: CorruptImages | None = getattr(split, "corrupt", None)
+        self._channels = CHANNELS
+        with tf.device("CPU:0"):
+            if isinstance(split, StreamSplit):
+                self._channels = split.channels
+            else:
+                self._labels = tf.constant(split.labels)
+            if isinstance(split, FileSplit):
+                self._paths = tf.constant(split.paths)
+                self._contents = _read_all(split) if cache else None
+            if isinstance(split, ArraySplit):
+                self._arrays = tf.constant(split.images)
+
+    def __call__(self, example: Example) -> Example:
+        """Reads one example.
+
+        Args:
+            example: of `order`.
+
+        Returns:
+            `{"image": [s, s, channels], "label": int32}`, uint8 or, where it was squashed,
+            float32; and `"whole"`, bool, where damaged images may be left out.
+        """
+        crop_draws, draws = self._split_draws(example.get("draws"))
+        found = {"label": self._label(example)}
+        if isinstance(self._split, ArraySplit):
+            image = self._square(self._arrays[example["index"]], crop_draws)
+        else:
+            content, place = self._content(example)
+            if self._corrupt is None:
+                image = self._decode_and_crop(content, crop_draws)
+            else:
+                image, found["whole"] = self._corrupt.decode(content, self._channels, place)
+                image = self._square(image, crop_draws)
+        if self._augmentations:
+            image = augment_all(self._augmentations, image[None], draws[None])[0]
+        return found | {"image": image}
+
+    def _split_draws(self, draws: tf.Tensor | None) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        if draws is None:
+            return None, None
+        first = self._crop.num_draws if self._crop else 0
+        return draws[:first], draws[first:]
+
+    def _label(self, example: Example) -> tf.Tensor:
+        if isinstance(self._split, StreamSplit):
+            return tf.cast(example["label"], tf.int32)
+        return self._labels[example["index"]]
+
+    def _content(self, example: Example) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the bytes of an image, and what messages call it."""
+        if isinstance(self._split, StreamSplit):
+            position = tf.strings.as_string(example["position"])
+            return example["image"], tf.strings.join(["image ", position, " of ", self._split.name])
+        path = self._paths[example["index"]]
+        if self._contents is not None:
+            return self._contents[example["index"]], path
+        return tf.io.read_file(path), path
+
+    def _square(self, image: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
+        size = self._image_size
+        if self._crop is not None:
+            return self._crop(image, size, draws)
+        if image.shape[:2] == (size, size):
+            return image
+        return tf.image.resize(image, (size, size))
+
+    def _decode_and_crop(self, content: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
+        """Decodes no more of a JPEG than what the crop keeps."""
+        crop = self._crop
+        if not isinstance(crop, InceptionCrop):
+            return self._square(decode(content, self._channels), draws)
+
+        def of_jpeg() -> tf.Tensor:
+            height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(content))
+            window = crop.window(height, width, draws)
+            return tf.image.decode_and_crop_jpeg(content, window, channels=self._channels)
+
+        def of_others() -> tf.Tensor:
+            return crop.cut(decode(content, self._channels), draws)
+
+        part = tf.cond(tf.io.is_jpeg(content), of_jpeg, of_others)
+        return crop.resize(part, self._image_size)
+
+
+def hold_in_memory(split: StreamSplit, num_shards: int, shard_index: int) -> StreamSplit:
+    """Reads the bytes of all images of a stream, or of one host's part of it.
+
+    Args:
+        split: the stream.
+        num_shards: number of hosts.
+        shard_index: which host this is, from 0.
+
+    Returns:
+        The same stream; this host's part is read from memory.
+
+    Raises:
+        ValueError: if the images do not fit into memory.
+    """
+    part = split.shard(num_shards, shard_index)
+    images, labels, size = [], [], 0
+    with tf.device("CPU:0"):
+        for batch in part.open().batch(1024):
+            size += int(tf.reduce_sum(tf.strings.length(batch["image"])))
+            _check_memory(size, split.name)
+            images.append(batch["image"])
+            labels.append(batch["label"])
+        examples = {"image": tf.concat(images, 0), "label": tf.concat(labels, 0)}
+
+    def open_held() -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(examples)
+
+    def open_shard(number: int, index: int) -> tuple[int, OpenStream]:
+        if (number, index) == (num_shards, shard_index):
+            return part.num_examples, open_held
+        other = split.shard(number, index)
+        return other.num_examples, other.open
+
+    opened = open_held if num_shards == 1 else split.open
+    return dataclasses.replace(split, open=opened, open_shard=open_shard)
+
+
+def _read_all(split: FileSplit) -> tf.Tensor:
+    _check_memory(sum(os.stat(path).st_size for path in split.paths), "the files")
+    paths = tf.data.Dataset.from_tensor_slices(list(split.paths))
+    contents = paths.map(tf.io.read_file, num_parallel_calls=tf.data.AUTOTUNE)
+    return tf.concat(list(contents.batch(1024)), 0)
+
+
+def _check_memory(size: int, what: str) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > _MEMORY_SHARE * memory:
+        raise ValueError(
+            f"cache=True: the encoded images of {what} take {size / 1e9:.1f} GB and more, this "
+            f"machine has {memory / 1e9:.1f} GB of memory: leave cache out."
+        )
+
+
+def keep_whole(batch: Example) -> Example:
+    """Puts whole images in the place of damaged ones: the next of the batch, or its first ones.
+
+    Args:
+        batch: `{"image", "label", "whole"}`, as training takes it.
+
+    Returns:
+        The batch without `"whole"`.
+    """
+    whole = batch.pop("whole")
+    with tf.control_dependencies(
+        [tf.debugging.assert_equal(tf.reduce_any(whole), True, "no image of a batch is whole")]
+    ):
+        places = tf.where(whole)[:, 0]
+    # For each entry the number of the first whole one at or after it, around the end.
+    before = tf.cumsum(tf.cast(whole, tf.int32), exclusive=True)
+    chosen = tf.gather(places, before % tf.size(places))
+    return {name: tf.gather(value, chosen) for name, value in batch.items()}
+
+
+def leave_out(batch: Example) -> Example:
+    """Leaves damaged images out of a batch of evaluation: by its mask, if it has one.
+
+    Args:
+        batch: `{"image", "label", "whole"}`, and `"mask"` where batches are padded.
+
+    Returns:
+        The batch without `"whole"`.
+    """
+    whole = batch.pop("whole")
+    if "mask" in batch:
+        return batch | {"mask": batch["mask"] & whole}
+    return {name: tf.boolean_mask(value, whole) for name, value in batch.items()}
