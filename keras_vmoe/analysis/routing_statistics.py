@@ -252,7 +252,8 @@ def collect_statistics(
 
     Args:
         model: a model that holds MoE layers.
-        batches: `{"image": [b, ...], "label": [b]}`; the last batch may be smaller.
+        batches: `{"image": [b, ...], "label": [b]}`; the last batch may be smaller. Images that a
+            `"mask"` `[b]` calls false are left out.
         num_classes: the number of labels.
         on_batch: called with the number of images after each batch.
 
@@ -281,9 +282,14 @@ def collect_statistics(
     """
     statistics = RoutingStatistics(num_classes)
     for batch in batches:
-        statistics.update(routing_records(model, batch["image"]), batch["label"])
+        images, labels = batch["image"], keras.ops.convert_to_numpy(batch["label"])
+        if "mask" in batch:
+            real = keras.ops.convert_to_numpy(batch["mask"])
+            images, labels = keras.ops.convert_to_numpy(images)[real], labels[real]
+        if len(labels):
+            statistics.update(routing_records(model, images), labels)
         if on_batch is not None:
-            on_batch(len(batch["label"]))
+            on_batch(len(labels))
     require(bool(statistics.layers), "batches must hold at least one batch. Received: none")
     return statistics
 

@@ -225,5 +225,15 @@ def test_one_pass_over_a_dataset(model):
 def test_tensors_are_taken_and_nothing_is_refused(model):
     batch = {"image": tiny.images(3), "label": keras.ops.convert_to_tensor([0, 1, 2])}
     assert analysis.collect_statistics(model, [batch], 3).layers
+    padded = {
+        "image": tiny.images(5),
+        "label": np.array([0, 1, 2, 0, 0]),
+        "mask": np.array([True, True, True, False, False]),
+    }
+    real = {name: values[:3] for name, values in padded.items() if name != "mask"}
+    found = analysis.collect_statistics(model, [padded], 3).layers["encoder_block_0_moe"]
+    wanted = analysis.collect_statistics(model, [real], 3).layers["encoder_block_0_moe"]
+    assert found.num_images == 3
+    np.testing.assert_array_equal(found.class_weight, wanted.class_weight)
     with pytest.raises(ValueError, match="at least one batch. Received: none"):
         analysis.collect_statistics(model, [], 3)

@@ -142,6 +142,21 @@ def plain_axes(axis: Axes) -> None:
     axis.tick_params(labelsize=8)
 
 
+def colour_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str) -> None:
+    """Puts one bar of colours beside several axes.
+
+    Args:
+        figure: the figure.
+        image: what `imshow` gave.
+        axes: the axes that share the colours.
+        label: what the colours mean, with its unit.
+    """
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.9, fraction=0.05, pad=0.02)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+
+
 def draw_image(
     axis: Axes, image: np.ndarray, value_range: tuple[float, float], darkest: float = 0.0
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 from matplotlib import image as image_file
 
 from keras_vmoe.analysis import figures
-from keras_vmoe.analysis.figures import canvas, routing
+from keras_vmoe.analysis.figures import routing
 from keras_vmoe.analysis.records import RoutingRecord
 
 
@@ -59,12 +59,6 @@ def test_a_class_token_has_no_place_in_the_picture():
     one.kept[:] = True
     expert, _ = routing._winners(one, 0)
     np.testing.assert_array_equal(expert.ravel(), one.expert[0, 1:, 0])
-
-
-def test_many_layers_are_thinned_to_the_first_and_last_among_them():
-    names = [str(i) for i in range(12)]
-    assert canvas.spread(names, 4) == ["0", "4", "7", "11"]
-    assert canvas.spread(names[:3], 4) == ["0", "1", "2"]
 
 
 def test_wrong_records_are_refused(tmp_path):
