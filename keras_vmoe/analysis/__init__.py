@@ -3,13 +3,11 @@
 `keras_vmoe.analysis.figures` draws; it needs matplotlib and is imported on its own.
 """
 
-from keras_vmoe.analysis.exact import exact_capacity as exact_capacity
 from keras_vmoe.analysis.layer_rows import LayerCall as LayerCall
 from keras_vmoe.analysis.layer_rows import layer_profile as layer_profile
 from keras_vmoe.analysis.model_rows import register_model as register_model
 from keras_vmoe.analysis.profiling import profile as profile
 from keras_vmoe.analysis.records import RoutingRecord as RoutingRecord
-from keras_vmoe.analysis.records import moe_layers as moe_layers
 from keras_vmoe.analysis.records import routing_records as routing_records
 from keras_vmoe.analysis.router_values import RouterDraw as RouterDraw
 from keras_vmoe.analysis.router_values import RouterValue as RouterValue

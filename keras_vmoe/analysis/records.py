@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vmoe import layers, ops
+from keras_vmoe import layers, models, ops
 from keras_vmoe.layers.effects import RoutingCall
 from keras_vmoe.ops.validation import require
 
@@ -71,37 +71,6 @@ class RoutingRecord:
         return float(1.0 - kept.mean())
 
 
-def moe_layers(model: keras.Model) -> list[layers.MoEMLP]:
-    """The MoE layers of a model, at any depth, each once, in the model's order.
-
-    Example:
-
-    >>> from keras_vmoe import analysis, models
-    >>> model = models.VMoE(
-    ...     image_size=32,
-    ...     patch_size=8,
-    ...     num_layers=4,
-    ...     width=16,
-    ...     mlp_dim=32,
-    ...     num_heads=2,
-    ...     num_experts=4,
-    ... )
-    >>> [layer.name for layer in analysis.moe_layers(model)]
-    ['encoder_block_1_moe', 'encoder_block_3_moe']
-    """
-    found: dict[int, layers.MoEMLP] = {}
-
-    def look_into(layer: keras.layers.Layer) -> None:
-        for inner in layer._flatten_layers(recursive=False, include_self=False):
-            if isinstance(inner, layers.MoEMLP):
-                found.setdefault(id(inner), inner)
-            else:
-                look_into(inner)
-
-    look_into(model)
-    return list(found.values())
-
-
 def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]:
     """Runs a model and returns how each of its MoE layers routed the images.
 
@@ -142,7 +111,7 @@ def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]
     """
     require(isinstance(model, keras.Model), f"model must be a Keras model. Received: {model!r}")
     require(
-        bool(moe_layers(model)),
+        models.is_sparse(model),
         f"model must hold at least one MoE layer. {model.name!r} holds none",
     )
     pieces: dict[str, list[RoutingRecord]] = {}

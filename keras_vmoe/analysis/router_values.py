@@ -9,8 +9,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_vmoe.analysis.records import moe_layers
 from keras_vmoe.layers import Router
+from keras_vmoe.models import moe_layers
 from keras_vmoe.ops.validation import require, require_positive_int
 
 
@@ -50,7 +50,7 @@ def random_routers(routers: Sequence[Router], seed: int | Sequence[int] = 0) -> 
     decided as before, for no reason.
 
     Args:
-        routers: built routers, as `moe_layers(model)[i].router`.
+        routers: built routers, as `models.moe_layers(model)[i].router`.
         seed: of the places.
 
     Raises:

@@ -153,16 +153,6 @@ def test_slots_are_those_of_all_groups():
     assert analysis.routing_records(soft, batch)[LAYER].slots == 11 * 2
 
 
-def test_moe_layers_are_found_once_and_in_order():
-    model = make(num_layers=4)
-    names = ["encoder_block_1_moe", "encoder_block_3_moe"]
-    assert [layer.name for layer in analysis.moe_layers(model)] == names
-    inputs = keras.Input((16, 16, 3))
-    twice = keras.Model(inputs, [model(inputs), model(-inputs)])
-    assert [layer.name for layer in analysis.moe_layers(twice)] == names
-    assert analysis.moe_layers(make(placement="none")) == []
-
-
 def test_losses_are_means_over_groups():
     model = make()
     batch = images(12)

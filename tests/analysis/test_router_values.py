@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vmoe import analysis
+from keras_vmoe import analysis, models
 from tests.models import tiny
 
 
@@ -14,7 +14,7 @@ def model():
 
 
 def kernels(model):
-    moe = analysis.moe_layers(model)
+    moe = models.moe_layers(model)
     return [np.array(keras.ops.convert_to_numpy(layer.router.kernel)) for layer in moe]
 
 
@@ -24,7 +24,7 @@ def changed(before, model):
 
 def test_a_random_router_has_the_numbers_of_the_trained_one(model):
     before = kernels(model)
-    router = analysis.moe_layers(model)[1].router
+    router = models.moe_layers(model)[1].router
     with analysis.random_routers([router], seed=3):
         assert changed(before, model) == [False, True]
         first = kernels(model)[1]
@@ -61,7 +61,7 @@ def test_one_layer_alone_and_all_below(model):
     none, first, second, both = (False, False), (True, False), (False, True), (True, True)
     assert seen == [none, first, first, second, both, second, both]
     assert value.accuracy == pytest.approx(0.9)
-    names = [layer.name for layer in analysis.moe_layers(model)]
+    names = [layer.name for layer in models.moe_layers(model)]
     found = [(names.index(d.layer), d.below, d.draw, round(d.accuracy, 1)) for d in value.draws]
     assert found == [
         (0, False, 0, 0.8),
@@ -94,20 +94,3 @@ def test_what_does_not_fit_is_refused(model):
         analysis.router_value(tiny.vit(), lambda: 0.0)
     with pytest.raises(ValueError, match="draws"):
         analysis.router_value(model, lambda: 0.0, draws=0)
-
-
-def test_slots_are_exact_within_the_block_alone():
-    model = tiny.vmoe(capacity_multiple_of=4)
-    routers = [layer.router for layer in analysis.moe_layers(model)]
-
-    def slots():
-        return [router.capacity(40, capacity_factor=0.3) for router in routers]
-
-    def fails():
-        with analysis.exact_capacity(model):
-            assert slots() == [6, 6]
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        fails()
-    assert slots() == [8, 8]

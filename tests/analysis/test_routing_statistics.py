@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vmoe import analysis
+from keras_vmoe import analysis, models
 from keras_vmoe.analysis.routing_statistics import GATE_BINS
 from tests.models import tiny
 
@@ -208,7 +208,7 @@ def test_one_pass_over_a_dataset(model):
     seen = []
     statistics = analysis.collect_statistics(model, iter(batches), 3, on_batch=seen.append)
     assert seen == [6, 6, 4]
-    assert list(statistics.layers) == [layer.name for layer in analysis.moe_layers(model)]
+    assert list(statistics.layers) == [layer.name for layer in models.moe_layers(model)]
     for name, layer in statistics.layers.items():
         records = [analysis.routing_records(model, batch["image"])[name] for batch in batches]
         assert layer.num_images == 16

@@ -1,4 +1,4 @@
-"""Capacities as they are asked for, without rounding to a multiple."""
+"""The MoE layers of a model, and their capacity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,41 @@ from collections.abc import Iterator
 
 import keras
 
-from keras_vmoe.analysis.records import moe_layers
+from keras_vmoe.layers import MoEMLP
+
+
+def moe_layers(model: keras.Model) -> list[MoEMLP]:
+    """The MoE layers of a model, at any depth, each once, in the model's order.
+
+    Args:
+        model: any Keras model.
+
+    Example:
+
+    >>> from keras_vmoe import models
+    >>> model = models.VMoE(
+    ...     image_size=32,
+    ...     patch_size=8,
+    ...     num_layers=4,
+    ...     width=16,
+    ...     mlp_dim=32,
+    ...     num_heads=2,
+    ...     num_experts=4,
+    ... )
+    >>> [layer.name for layer in models.moe_layers(model)]
+    ['encoder_block_1_moe', 'encoder_block_3_moe']
+    """
+    found: dict[int, MoEMLP] = {}
+
+    def look_into(layer: keras.layers.Layer) -> None:
+        for inner in layer._flatten_layers(recursive=False, include_self=False):
+            if isinstance(inner, MoEMLP):
+                found.setdefault(id(inner), inner)
+            else:
+                look_into(inner)
+
+    look_into(model)
+    return list(found.values())
 
 
 @contextlib.contextmanager
@@ -23,11 +57,11 @@ def exact_capacity(model: keras.Model) -> Iterator[None]:
 
     Example:
 
-    >>> from keras_vmoe import layers
+    >>> from keras_vmoe import layers, models
     >>> moe = layers.MoEMLP(layers.TopKRouter(num_experts=8, num_selected=1), hidden_dim=4)
     >>> inputs = keras.Input((16, 4))
     >>> model = keras.Model(inputs, moe(inputs))
-    >>> with exact_capacity(model):
+    >>> with models.exact_capacity(model):
     ...     moe.router.capacity(128, capacity_factor=0.1)
     2
     >>> moe.router.capacity(128, capacity_factor=0.1)
