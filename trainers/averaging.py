@@ -14,9 +14,10 @@ def averaged_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) 
 
     Args:
         model: the model.
-        optimizer: its optimizer, made with `use_ema=True` or not.
+        optimizer: its optimizer, built with the model's trainable variables.
     """
-    if not optimizer.use_ema:
+    # Before the first update the averages are zeros.
+    if not optimizer.use_ema or int(optimizer.iterations) == 0:
         yield
         return
     # Keras' SwapEMAWeights callback reads the averages from here too.

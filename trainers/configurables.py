@@ -33,6 +33,8 @@ def factory(target: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
         return target(*args, **{**defaults, **kwargs})
 
     make.__name__ = make.__qualname__ = target.__name__
+    # Gin joins a module to the name, and could not tell our `constant` from its own.
+    make.__module__ = None
     make.__doc__ = target.__doc__
     make.__signature__ = inspect.Signature(parameters)
     return make
@@ -67,9 +69,9 @@ def _register() -> None:
     register(factory(data.load), "dataset")
     register(factory(data.Augment), "Augment")
     for schedule in (optimizers.linear, optimizers.rsqrt, optimizers.constant):
-        register(schedule, schedule.__name__)
+        register(factory(schedule), schedule.__name__)
     # As gin made it: of the bare function, the bindings of `cosine` would go unheard.
-    cosine = register(optimizers.cosine, "cosine")
+    cosine = register(factory(optimizers.cosine), "cosine")
     for optimizer in (optimizers.adamw, optimizers.sgd, optimizers.adafactor):
         register(factory(optimizer, schedule=cosine), optimizer.__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,6 +56,9 @@ class AdamW(DecoupledOptimizer):
         ema_momentum: float | None = None,
         name: str | None = None,
     ) -> None:
+        for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
+            if not 0 <= beta < 1:
+                raise ValueError(f"{name}={beta!r} must be in [0, 1)")
         super().__init__(
             learning_rate,
             weight_decay,
@@ -76,21 +80,28 @@ class AdamW(DecoupledOptimizer):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         dtype = variable.dtype
-        gradient, rate = ops.cast(gradient, dtype), ops.cast(learning_rate, dtype)
-        step = ops.cast(self.iterations + 1, dtype)
+        gradient = ops.cast(gradient, dtype)
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         self.assign_add(m, (gradient - m) * (1.0 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1.0 - self.beta_2))
-        mean = 1.0 - ops.power(ops.cast(self.beta_1, dtype), step)
-        root = ops.sqrt(1.0 - ops.power(ops.cast(self.beta_2, dtype), step))
         # lr * (m / mean) / (sqrt(v) / root + epsilon), with the scalars taken together.
-        update = (m * (rate * root / mean)) / (ops.sqrt(v) + self.epsilon * root)
+        step = ops.cast(self.iterations + 1, "float32")
+        mean, root = _weight(self.beta_1, step), ops.sqrt(_weight(self.beta_2, step))
+        rate = ops.cast(learning_rate, "float32") * root / mean
+        small = ops.cast(self.epsilon * root, dtype)
+        update = m * ops.cast(rate, dtype) / (ops.sqrt(v) + small)
         self.assign_sub(variable, update)
 
     def get_config(self) -> dict[str, Any]:
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         return {**super().get_config(), **own}
+
+
+def _weight(beta: float, step: Any) -> Any:
+    # 1 - beta^step, the weight that a moment has gathered; written so, float32 is exact enough
+    # for the first steps.
+    return -ops.expm1(step * math.log(beta)) if beta else ops.ones_like(step)
 
 
 def adamw(
