@@ -13,8 +13,11 @@ def classification_loss(
 ) -> keras.KerasTensor:
     """Returns the cross entropy of each image.
 
+    It is linear in the labels: the loss of a mixture is the mixture of the losses, smoothed or not.
+
     Args:
-        labels: class ids `[b]`, or probabilities `[b, classes]` (as MixUp makes).
+        labels: class ids `[b]`, or probabilities `[b, classes]` (as MixUp makes); for "softmax"
+            they sum to 1, for "sigmoid" any number of classes may be right.
         logits: `[b, classes]`.
         kind: "softmax", or "sigmoid" for the sum of one binary cross entropy a class, as the
             V-MoE paper pre-trains with.
@@ -22,6 +25,9 @@ def classification_loss(
 
     Returns:
         `[b]`, float32.
+
+    Raises:
+        ValueError: for another kind.
 
     Reference:
         Riquelme et al., Scaling vision with sparse mixture of experts, 2021, section 3.3.
@@ -31,6 +37,9 @@ def classification_loss(
         >>> round(float(loss[0]), 4)  # log 2
         0.6931
     """
+    if kind not in LOSSES:
+        known = ", ".join(repr(name) for name in LOSSES)
+        raise ValueError(f"kind={kind!r} is no loss of classification; known: {known}")
     logits = ops.cast(logits, "float32")
     classes = logits.shape[-1]
     if len(labels.shape) == 1:

@@ -37,3 +37,23 @@ def test_labels_may_be_probabilities():
             np.asarray(classification_loss(LABELS, LOGITS, kind)),
             rtol=1e-6,
         )
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses(kind, smoothing):
+    share = np.array([0.7, 0.55], "float32")
+    other = np.array([2, 0], "int32")
+    mixed = share[:, None] * np.eye(3, dtype="float32")[LABELS]
+    mixed += (1 - share)[:, None] * np.eye(3, dtype="float32")[other]
+    first, second = (
+        np.asarray(classification_loss(labels, LOGITS, kind, smoothing))
+        for labels in (LABELS, other)
+    )
+    found = np.asarray(classification_loss(mixed, LOGITS, kind, smoothing))
+    np.testing.assert_allclose(found, share * first + (1 - share) * second, rtol=1e-6)
+
+
+def test_another_kind_is_refused():
+    with pytest.raises(ValueError, match="kind='softmx' is no loss"):
+        classification_loss(LABELS, LOGITS, "softmx")
