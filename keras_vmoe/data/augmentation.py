@@ -86,7 +86,7 @@ def map_images(
     if images.shape[0] == 1:  # a loop costs a third more
         return change(images[0], draws[0])[None]
     return tf.map_fn(
-        lambda pair: change(*pair),
+        tf.autograph.experimental.do_not_convert(lambda pair: change(*pair)),
         (images, draws),
         fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
     )

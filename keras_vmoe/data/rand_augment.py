@@ -27,7 +27,7 @@ class RandAugment:
 
     They are those of EfficientNet's `distort_image_with_randaugment`, at its strengths: rotation
     to 30 degrees, shear to 0.3, translation to 100 and cutout to 40 pixels of 224, factors of
-    colour, contrast, brightness and sharpness from 0.1 to 1.9, posterizing to 0 to 4 bits,
+    colour, contrast, brightness and sharpness from 0.1 to 1.9, posterizing to 1 to 4 bits,
     solarizing from 0 to 256, adding 0 to 110; a magnitude of 10 is the upper end, 20 goes as far
     again. Signs are drawn; holes are grey. Not all grow stronger: posterizing keeps more bits and
     solarizing inverts less, so at 10 and above solarizing leaves an image alone. At 0 rotation,
@@ -100,8 +100,8 @@ class RandAugment:
         operations = list(self.operations(images.shape[1], images.shape[2]).values())
 
         def change(image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-            for which, a, b in tf.split(numbers, [_DRAWS_PER_LAYER] * self.layers):
-                image = _apply_one(operations, image, which, a, b)
+            for layer in tf.unstack(tf.reshape(numbers, (self.layers, _DRAWS_PER_LAYER))):
+                image = _apply_one(operations, image, *tf.unstack(layer))
             return image
 
         images = map_images(change, images, draws)
@@ -114,13 +114,12 @@ class RandAugment:
             height: of the images that they will be given.
             width: of the images.
         """
-        from official.vision.ops import augment as official
-
+        official = _official_operations()
         share = self.magnitude / _SCALE
         factor = share * 1.8 + 0.1
         moved_x, moved_y = (share * self.translate * side for side in (width, height))
         half = round(share * self.cutout * min(height, width))
-        bits, threshold = min(int(share * 4), 8), int(share * 256)
+        bits, threshold = max(int(share * 4), 1), int(share * 256)
         shear = share * 0.3
         return {
             "AutoContrast": _ignore_draws(official.autocontrast),
@@ -144,11 +143,21 @@ class RandAugment:
         }
 
 
+def _official_operations() -> Any:
+    try:
+        from official.vision.ops import augment
+    except ImportError as error:
+        raise ImportError(
+            "RandAugment needs tf-models-official: pip install 'keras_vmoe[train]'."
+        ) from error
+    return augment
+
+
 def _apply_one(
     operations: list[Operation], image: tf.Tensor, which: tf.Tensor, a: tf.Tensor, b: tf.Tensor
 ) -> tf.Tensor:
-    chosen = tf.cast(which[0] * len(operations), tf.int32)
-    branches = [functools.partial(one, image, a[0], b[0]) for one in operations]
+    chosen = tf.cast(which * len(operations), tf.int32)
+    branches = [functools.partial(one, image, a, b) for one in operations]
     return tf.ensure_shape(tf.switch_case(chosen, branches), image.shape)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_vmoe.data import Augment
+from keras_vmoe.data import Augment, Flip
+from keras_vmoe.data.augmentation import as_sequence, augment_all
 
 IMAGE = np.random.default_rng(0).uniform(1, 255, (1, 6, 6, 2)).astype(np.float32)
 # Draws that leave an image alone, in the order shift x, shift y, flip, rotation, zoom.
@@ -70,3 +71,37 @@ def test_zoom_below_one_shrinks_the_image():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Augment(**arguments)
+
+
+def test_bytes_become_floats_that_are_not_rounded():
+    image = IMAGE.astype(np.uint8)
+    draws = tf.constant([[0.5, 0.5, 0.5, 0.9, 0.5]])
+    augment = Augment(rotation=30.0)
+    found = augment(tf.constant(image), draws)
+    assert found.dtype == tf.float32
+    np.testing.assert_array_equal(found, augment(tf.constant(image, tf.float32), draws))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_flips_of_a_batch_are_drawn_apart(dtype):
+    images = np.repeat(IMAGE, 3, axis=0).astype(dtype)
+    found = Flip()(tf.constant(images), tf.constant([[0.49], [0.5], [0.0]]))
+    assert found.dtype == dtype
+    expected = np.stack([images[0, :, ::-1], images[1], images[2, :, ::-1]])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_augmentations_come_after_each_other_with_draws_of_their_own():
+    both = (Flip(), Augment(shift=2))
+    draws = tf.constant([[0.1, *STILL]])
+    draws = tf.tensor_scatter_nd_update(draws, [[0, 1]], [0.0])  # two pixels along x
+    found = augment_all(both, tf.constant(IMAGE), draws)
+    mirrored = Flip()(tf.constant(IMAGE), draws[:, :1])
+    np.testing.assert_array_equal(found, Augment(shift=2)(mirrored, draws[:, 1:]))
+    assert not np.array_equal(found, IMAGE)
+
+
+@pytest.mark.parametrize("augment", [Flip, [Augment(), Flip], "flip", ["flip"], lambda x, y: x])
+def test_what_is_no_augmentation_is_refused(augment):
+    with pytest.raises(ValueError, match="is no augmentation: make one, such as Flip()"):
+        as_sequence(augment)
