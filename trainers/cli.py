@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train", "train a model from a gin file"),
     "profile": Command("profile", "count the parameters and FLOPs of a model, without building it"),
+    "repro": Command("repro.command", "show the claims of a paper in miniature, with numbers"),
     "benchmark": Command("benchmark", "measure layers and models against their dense twins"),
 }
 

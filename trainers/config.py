@@ -22,11 +22,23 @@ class TrainConfig:
         optimizer: called with `total_steps` and `steps_per_epoch`, returns a Keras optimizer;
             `@adamw`, `@sgd` or `@adafactor` in gin.
         dataset: called without arguments, returns an `ImageSource`; `@dataset` in gin.
-        augment: `@Augment()` in gin, or None.
         image_size: side of the images in pixels, as the model sees them.
+        crop: how a training image becomes a square: `@InceptionCrop()` or `@CentralCrop()` in gin;
+            None: it is squashed.
+        eval_crop: the same of held-out images.
+        augment: what happens to a training image then: `@Augment()`, `@Flip()`, `@RandAugment()`,
+            `@ColorJitter()`, `@RandomErasing()` in gin, or several of them, `(@Flip(), ...)`.
+        mix: what happens to a training batch: `@Mixup()` or `@CutMix()` in gin, or several, of
+            which each batch gets one.
+        repeats: how often an image comes in an epoch, each time augmented anew; an epoch keeps its
+            length, so it holds that many times fewer images.
+        cache: keep the encoded images in memory after they were read once.
         channels: 1 or 3; None: as the data has them.
         loss: "softmax" or "sigmoid".
         label_smoothing: share of the probability that is spread over all classes.
+        init_from: start from the weights of a run's workdir, a `.keras` or a `.npz` file; the
+            command's `--init_from` is the same.
+        keep_head: take over the head as well then, instead of making it anew.
         batch_size: images of one step, over all devices.
         eval_batch_size: images of one evaluation step, over all devices.
         epochs: length of the run; ignored when `steps` is given.
@@ -36,6 +48,7 @@ class TrainConfig:
         checkpoint_every: steps between two checkpoints; None: at the end only. Ctrl-C makes one.
         keep_checkpoints: how many of the newest are kept.
         keep_best: keep the one of the best held-out accuracy besides, in `checkpoints/best`.
+        few_shot: `@FewShot()` in gin: measure few-shot transfer beside the evaluations.
         seed: of the initial weights, the order of the images, augmentation and noise.
         routing_images: how many images `routing.png` shows; 0: no picture.
         picture_every: steps between two drawings of it, at evaluations, which TensorBoard keeps;
@@ -47,10 +60,17 @@ class TrainConfig:
     optimizer: Callable[..., Any]
     dataset: Callable[..., Any]
     image_size: int
+    crop: Any = None
+    eval_crop: Any = None
     augment: Any = None
+    mix: Any = None
+    repeats: int = 1
+    cache: bool = False
     channels: int | None = None
     loss: str = "softmax"
     label_smoothing: float = 0.0
+    init_from: str | None = None
+    keep_head: bool = False
     batch_size: int = 128
     eval_batch_size: int = 256
     epochs: float = 10.0
@@ -60,6 +80,7 @@ class TrainConfig:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     keep_best: bool = True
+    few_shot: Any = None
     seed: int = 0
     routing_images: int = 4
     picture_every: int | None = None
@@ -74,7 +95,7 @@ class TrainConfig:
                     f"train.{name}={value!r} is not a reference; "
                     f"write it with an at sign and without brackets, such as train.{name} = @name"
                 )
-        self._check_positive("image_size", "batch_size", "eval_batch_size", "log_every")
+        self._check_positive("image_size", "batch_size", "eval_batch_size", "log_every", "repeats")
         self._check_positive("keep_checkpoints", "epochs")
         self._check_positive(
             *(

@@ -67,7 +67,12 @@ def _register() -> None:
     register(factory(models.ViT), "ViT")
     register(factory(models.from_variant), "from_variant")
     register(factory(data.load), "dataset")
-    register(factory(data.Augment), "Augment")
+    for part in (
+        *(data.InceptionCrop, data.CentralCrop),
+        *(data.Augment, data.Flip, data.RandAugment, data.ColorJitter, data.RandomErasing),
+        *(data.Mixup, data.CutMix),
+    ):
+        register(factory(part), part.__name__)
     for schedule in (optimizers.linear, optimizers.rsqrt, optimizers.constant):
         register(factory(schedule), schedule.__name__)
     # As gin made it: of the bare function, the bindings of `cosine` would go unheard.

@@ -13,11 +13,12 @@ import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import data, models
+from keras_vmoe import checkpoints, data, models
 from keras_vmoe.trainers import gin_config, losses, results
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError
 from keras_vmoe.trainers.config import TrainConfig
+from keras_vmoe.trainers.initialize import initialize
 from keras_vmoe.trainers.loop import ClassificationLoop, distribution_strategy
 from keras_vmoe.trainers.progress import Progress, duration
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
@@ -70,6 +71,10 @@ class Run:
             self.loop, workdir.checkpoints, config.keep_checkpoints, warn=_warn
         )
         self.first_step = self.checkpoints.restore()
+        self.transfer: checkpoints.Transfer | None = None
+        if config.init_from and not self.first_step:
+            self.transfer = initialize(self.model, config.init_from, config.keep_head)
+        self.loop.feed(self._training_batches())
 
     @property
     def step(self) -> int:
@@ -93,7 +98,6 @@ class Run:
         """
         self.workdir.metrics.keep_until(self.first_step)
         self.workdir.write_config(self.config_text)
-        self.loop.feed(self._training_batches())
         self._progress = Progress(self.total_steps, self.config.batch_size, self.first_step)
         self._summaries = Summaries(self.workdir.tensorboard / "eval")
         self._summaries.config(self.config_text, self.first_step)
@@ -194,8 +198,10 @@ class Run:
             batch_size=batch_size,
             image_size=self.config.image_size,
             channels=self._channels,
-            training=False,
-        ).map(lambda b: b | {"mask": tf.ones_like(b["label"], tf.bool)})
+            crop=self.config.eval_crop,
+            cache=self.config.cache,
+            pad=True,
+        )
 
     def _training_batches(self) -> tf.data.Dataset:
         return data.make_dataset(
@@ -206,7 +212,12 @@ class Run:
             training=True,
             seed=self.config.seed,
             start_step=self.first_step,
+            crop=self.config.crop,
             augment=self.config.augment,
+            mix=self.config.mix,
+            repeats=self.config.repeats,
+            num_classes=self.source.num_classes,
+            cache=self.config.cache,
         )
 
     def _loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -310,6 +321,8 @@ def _introduce(run: Run) -> None:
         f"workdir  {run.workdir.path}",
         flush=True,
     )
+    if run.transfer:
+        print(f"weights  from {config.init_from}: {run.transfer}", flush=True)
     if run.first_step:
         print(f"resume   from step {run.first_step:,}", flush=True)
     for change in run.changes:

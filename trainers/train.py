@@ -19,6 +19,7 @@ The same command again goes on where the run stopped; Ctrl-C stops it and keeps 
   keras-vmoe train --gin_file=runs/quickstart.gin
   keras-vmoe train --gin_file=runs/quickstart.gin --gin_bindings=train.epochs=5 --workdir=short
   keras-vmoe train --gin_file=runs/fashion_mnist.gin --gin_bindings=train.seed=1
+  keras-vmoe train --gin_file=FILE --init_from=workdir/quickstart-seed0
 """
 
 
@@ -34,6 +35,12 @@ def _flags() -> flags.FlagValues:
         "gin_bindings",
         [],
         "A binding that wins over the file, such as train.seed=1. Repeatable.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "Start from the weights of a workdir, a .keras or a .npz file (train.init_from).",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -84,7 +91,10 @@ def _train(values: flags.FlagValues) -> int:
         raise ValueError(
             f"KERAS_BACKEND={backend!r}, but training runs on TensorFlow; unset KERAS_BACKEND"
         )
-    gin_config.parse(values.gin_file, values.gin_bindings)
+    bindings = list(values.gin_bindings)
+    if values.init_from is not None:
+        bindings.append(f"train.init_from = {values.init_from!r}")
+    gin_config.parse(values.gin_file, bindings)
     config = configurables.train_config()
     path = values.workdir or workdir.default_path(values.gin_file[-1], config.seed)
     return run.execute(config, workdir.Workdir(Path(path)))

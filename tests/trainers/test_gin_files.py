@@ -12,9 +12,10 @@ from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.trainers.tiny import TINY_VIT, TINY_VMOE
 
 RUNS = sorted(path.name for path in gin_config.SHIPPED.glob("runs/*.gin"))
-PARTS = sorted(
-    path for folder in ("models", "data") for path in gin_config.SHIPPED.glob(f"{folder}/*")
-)
+# Too big to run here: tests/trainers/test_recipes.py takes two steps of each on mock data.
+RECIPES = sorted(f"vmoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/vmoe/*.gin"))
+FOLDERS = ("models", "data", "augmentation", "recipes")
+PARTS = sorted(path for folder in FOLDERS for path in gin_config.SHIPPED.glob(f"{folder}/*"))
 
 
 def idx_folder(folder):
@@ -56,7 +57,7 @@ def test_a_run_takes_two_steps(name, tmp_path):
     assert (workdir / "routing.png").exists() == sparse
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", RUNS + RECIPES)
 def test_a_run_opens_with_what_a_reader_asks_first(name):
     head = read(name).split("\n\n")[0]
     assert f"keras-vmoe train --gin_file=runs/{name}" in head
@@ -64,7 +65,12 @@ def test_a_run_opens_with_what_a_reader_asks_first(name):
         assert word in head
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("_dense.gin")])
+@pytest.mark.parametrize("name", [n for n in RUNS + RECIPES if not n.endswith("_dense.gin")])
+def test_a_sparse_run_has_a_dense_twin(name):
+    assert name.replace(".gin", "_dense.gin") in RUNS + RECIPES
+
+
+@pytest.mark.parametrize("name", [n for n in RUNS + RECIPES if n.endswith("_dense.gin")])
 def test_a_dense_twin_differs_in_the_model_alone(name):
     def body(text):
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
@@ -76,8 +82,10 @@ def test_a_dense_twin_differs_in_the_model_alone(name):
 @pytest.mark.parametrize("part", PARTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_part_parses_and_is_used(part):
     gin_config.parse([str(part)], [])
-    used = "".join(read(name) for name in RUNS)
-    assert f'include "{part.parent.name}/{part.name}"' in used
+    used = "".join(path.read_text() for path in gin_config.SHIPPED.rglob("*.gin"))
+    # The levels of augmentation are a choice: each is there, used or not.
+    if not re.match(r"(light|medium|strong|extreme)\d", part.name):
+        assert f'include "{part.parent.name}/{part.name}"' in used
 
 
 def _text_with_includes(name):

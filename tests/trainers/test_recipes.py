@@ -1,0 +1,89 @@
+"""Every recipe of the papers takes two steps in a tiny form, on mocked data."""
+
+import re
+
+import pytest
+
+from keras_vmoe.trainers import cli, configurables, gin_config
+from keras_vmoe.trainers.metrics_log import MetricsLog
+from tests.trainers.test_gin_files import RECIPES
+
+TINY = (
+    "train.steps=2",
+    "train.batch_size=8",
+    "train.eval_batch_size=8",
+    "train.image_size=32",
+    "train.keep_best=False",
+    "train.routing_images=0",
+    "from_variant.patch_size=16",
+    "from_variant.num_layers=2",
+    "from_variant.width=8",
+    "from_variant.mlp_dim=16",
+    "from_variant.num_heads=2",
+)
+TINY_SPARSE = ("from_variant.placement=(1,)", "from_variant.num_experts=4")
+# Sets that tensorflow_datasets does not know are mocked by one that it knows.
+STAND_INS = {"imagenet21k": "imagenet2012", "jft300m": "imagenet2012"}
+
+
+def parse(name, *bindings):
+    gin_config.parse([f"runs/{name}"], bindings)
+    return configurables.train_config()
+
+
+def dataset_of(name):
+    text = (gin_config.SHIPPED / "runs" / name).read_text()
+    data = re.search(r'include "(data/.+?)"', text)[1]
+    return re.search(r'dataset.name = "(.+?)"', (gin_config.SHIPPED / data).read_text())[1]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_binds_a_whole_run(name):
+    config = parse(name)
+    assert config.image_size in (128, 224, 384)
+    assert config.crop is not None
+    assert config.loss == ("softmax" if "finetune" in name else "sigmoid")
+    assert (config.steps is not None) == ("finetune" in name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_takes_two_steps(name, tmp_path):
+    import tensorflow_datasets as tfds
+
+    bindings = [*TINY, *(() if name.endswith("_dense.gin") else TINY_SPARSE)]
+    dataset = dataset_of(name)
+    if dataset in STAND_INS:
+        bindings += [f"dataset.name='{STAND_INS[dataset]}'"]
+        bindings += ["dataset.train_split='train'", "dataset.eval_split='validation'"]
+    words = [f"--gin_bindings={binding}" for binding in bindings]
+    with tfds.testing.mock_data(num_examples=16):
+        code = cli.main(
+            ["train", f"--gin_file=runs/{name}", f"--workdir={tmp_path / 'workdir'}", *words]
+        )
+    assert code == 0
+    row = MetricsLog(tmp_path / "workdir" / "metrics.jsonl").rows()[-1]
+    assert (row["step"], row["split"]) == (2, "eval")
+    assert any("/" in measure for measure in row) == (not name.endswith("_dense.gin"))
+
+
+def optimizer_of(name, **settings):
+    return parse(name).optimizer(total_steps=100_000, steps_per_epoch=1_000, **settings)
+
+
+def test_the_settings_of_the_papers_arrive():
+    upstream = optimizer_of("vmoe/h14_last5_jft.gin")
+    assert upstream.global_clipnorm == 10.0
+    assert float(upstream._learning_rate(10_000)) == pytest.approx(3e-4)
+    assert float(upstream._learning_rate(100_000)) == pytest.approx(1e-5)
+    assert optimizer_of("vmoe/b16_every2_jft.gin").global_clipnorm is None
+    public = parse("vmoe/s32_last2_imagenet.gin")
+    assert (public.batch_size, public.epochs) == (8192, 300.0)
+    assert public.mix.concentration == 0.2
+    assert [type(x).__name__ for x in public.augment] == ["Flip", "RandAugment"]
+    assert (public.augment[1].layers, public.augment[1].magnitude) == (2, 10)
+    tuned = parse("vmoe/b16_every2_finetune_imagenet384.gin")
+    assert (tuned.steps, tuned.image_size, tuned.batch_size) == (10_000, 384, 1024)
+    rate = tuned.optimizer(total_steps=10_000, steps_per_epoch=1_251)._learning_rate
+    assert float(rate(500)) == pytest.approx(3e-3)
+    assert float(rate(10_000)) == pytest.approx(1e-5, rel=1e-3)

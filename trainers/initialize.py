@@ -1,0 +1,52 @@
+"""`--init_from`: the weights that a run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_vmoe import checkpoints, models
+
+
+def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Transfer:
+    """Fills a model from a trained one.
+
+    Args:
+        model: what is filled; its resolution and its classes may be others.
+        path: a run's workdir, a `.keras` file, or a `.npz` file of arrays by the names of this
+            package's variables or of the reference implementation.
+        keep_head: take the head and `pre_logits` over too, instead of making them anew.
+
+    Returns:
+        What was copied, resized, left as it was and left out.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it holds no weights, or those of another architecture.
+    """
+    fresh = () if keep_head else checkpoints.FRESH
+    try:
+        return checkpoints.transfer(model, source_of(path), fresh=fresh)
+    except ValueError as error:
+        raise ValueError(f"--init_from={path}: {error}") from error
+
+
+def source_of(path: str) -> keras.Model | Mapping[str, np.ndarray]:
+    """Reads the model or the arrays at a path."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(
+            f"--init_from={path}: there is no such file or folder; give a run's workdir, a .keras "
+            "file or a .npz file"
+        )
+    if place.suffix == ".npz":
+        with np.load(place) as arrays:
+            return {name: arrays[name] for name in arrays.files if name != "config_json"}
+    # Here, because it imports the run, which imports this module.
+    from keras_vmoe.trainers import trained
+
+    model = trained.load(str(place)).model
+    return model.model if isinstance(model, models.Classifier) else model

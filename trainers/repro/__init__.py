@@ -1,0 +1,1 @@
+"""The claims of the papers in miniature: trained, measured and judged on one machine."""

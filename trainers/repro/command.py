@@ -1,0 +1,90 @@
+"""`keras-vmoe repro`: the claims of a paper in miniature."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from keras_vmoe.trainers import command_line, gin_config
+from keras_vmoe.trainers.errors import UsageError
+from keras_vmoe.trainers.progress import duration
+
+PAPERS = ("vmoe",)
+_SYNOPSIS = "repro PAPER [--out=DIR] [--seeds=N] [--processes=N] [--gin_bindings=NAME=VALUE]..."
+_TEXT = """
+Trains small models that show whether a paper's claims hold at this size, and prints each claim
+with its numbers, standard errors and a verdict. Writes repro.json, repro.txt, repro.png and
+repro.csv. An interrupted command goes on when it is given again.
+
+  keras-vmoe repro vmoe      Fashion-MNIST: dense and sparse twins, batch priority, few-shot
+"""
+
+
+def _flags() -> flags.FlagValues:
+    values = command_line.new_flags()
+    flags.DEFINE_string(
+        "out",
+        None,
+        "The folder of results and runs. Default: workdir/repro-PAPER.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("seeds", 3, "Seeds of each kind of run.", 1, flag_values=values)
+    flags.DEFINE_integer(
+        "processes", None, "Runs side by side. Default: one a core.", 1, flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "gin_bindings", [], "A binding of all runs, such as train.epochs=3.", flag_values=values
+    )
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `keras-vmoe repro`.
+
+    Args:
+        argv: the words after `repro`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: a wrong command line.
+        OSError: data that is not there, or a folder that cannot be written.
+        RuntimeError: if a run fails.
+    """
+    values = _flags()
+    words = command_line.parse(values, argv, "repro")
+    if values.help:
+        print(command_line.help_text(values, _SYNOPSIS, _TEXT), end="")
+        return 0
+    if len(words) != 1 or words[0] not in PAPERS:
+        raise UsageError(f"repro: name one paper of: {', '.join(PAPERS)}; received {words}")
+    gin_config.load()
+    out = Path(values.out or f"workdir/repro-{words[0]}")
+    out.mkdir(parents=True, exist_ok=True)
+    processes = values.processes or os.cpu_count() or 1
+    _reproduce_vmoe(out, range(values.seeds), processes, values.gin_bindings)
+    return 0
+
+
+def _reproduce_vmoe(
+    out: Path, seeds: Sequence[int], processes: int, bindings: Sequence[str]
+) -> None:
+    from keras_vmoe.trainers.repro import figures, vmoe
+
+    began = time.monotonic()
+    print(f"{len(seeds) * len(vmoe.GIN_FILES)} runs, {processes} at a time, in {out}", flush=True)
+    found = vmoe.measure(out, list(seeds), processes, bindings)
+    text = vmoe.table(found)
+    (out / "repro.txt").write_text(text + "\n", encoding="utf-8")
+    (out / "repro.json").write_text(json.dumps(vmoe.to_dict(found), indent=2), encoding="utf-8")
+    figures.plot_vmoe(found, out / "repro.png")
+    print(
+        f"{text}\n\nwrote repro.txt, repro.json, repro.png and repro.csv to {out}, in "
+        f"{duration(time.monotonic() - began)}"
+    )

@@ -1,0 +1,116 @@
+"""Several training runs side by side, each a process of its own on one core."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from keras_vmoe.trainers.benchmark.progress import Progress
+from keras_vmoe.trainers.metrics_log import MetricsLog
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Training(NamedTuple):
+    """One run: a gin file, what is bound beside it, and its workdir.
+
+    Attributes:
+        name: what people call it.
+        gin_file: the file, as `keras-vmoe train` takes it.
+        bindings: such as "train.seed=1".
+        workdir: its folder; a run that it holds goes on.
+    """
+
+    name: str
+    gin_file: str
+    bindings: tuple[str, ...]
+    workdir: Path
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return self.workdir.with_name(self.workdir.name + ".log")
+
+    def command(self) -> list[str]:
+        """The words that start it."""
+        return [
+            *(sys.executable, "-m", "keras_vmoe.trainers.cli", "train"),
+            f"--gin_file={self.gin_file}",
+            *(f"--gin_bindings={binding}" for binding in self.bindings),
+            f"--workdir={self.workdir}",
+        ]
+
+    def accuracy(self) -> float:
+        """The held-out accuracy at its end."""
+        return MetricsLog(self.workdir / "metrics.jsonl").last("eval")["accuracy"]
+
+    def step(self) -> int:
+        """The last step that it logged."""
+        row = MetricsLog(self.workdir / "metrics.jsonl").last("train")
+        return row["step"] if row else 0
+
+
+def train_all(trainings: Sequence[Training], steps: int, processes: int) -> None:
+    """Trains all runs, a few at a time, and shows how far they are; finished ones cost little.
+
+    Args:
+        trainings: the runs.
+        steps: length of each, for the progress line.
+        processes: how many run side by side, each on one thread.
+
+    Raises:
+        RuntimeError: if a run fails; it names the run and the last line of its log. The others
+            are stopped first; each has saved its state, and goes on when called again.
+    """
+    waiting, running, done = list(trainings), {}, 0
+    progress = Progress(total_work=float(len(trainings) * steps))
+    progress.begin("training", work=float(len(trainings) * steps))
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                training = waiting.pop(0)
+                running[training] = _start(training)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            for training, process in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[training]
+                if process.returncode:
+                    raise RuntimeError(f"{training.name} failed: {_last_line(training)}")
+                done += 1
+                progress.print(f"{training.name}: held-out accuracy {training.accuracy():.2%}")
+            steps_done = done * steps + sum(training.step() for training in running)
+            progress.advance(steps_done / (len(trainings) * steps))
+    finally:
+        _stop(running.values())
+        progress.clear()
+
+
+def _start(training: Training) -> subprocess.Popen:
+    training.workdir.parent.mkdir(parents=True, exist_ok=True)
+    # One thread each: two runs side by side do more than one run on two threads.
+    threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with open(training.log, "ab") as log:
+        return subprocess.Popen(
+            training.command(), env={**os.environ, **threads}, stdout=log, stderr=log
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)  # on which a run saves its state
+    for process in processes:
+        process.wait()
+
+
+def _last_line(training: Training) -> str:
+    lines = training.log.read_text(errors="replace").split("\n")
+    errors = [line for line in lines if line.startswith("keras-vmoe: error")]
+    return f"{(errors or [line for line in lines if line] or [''])[-1]} (see {training.log})"

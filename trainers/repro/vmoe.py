@@ -1,0 +1,281 @@
+"""The claims of the V-MoE paper in miniature, on Fashion-MNIST: trained, measured, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_vmoe import analysis, data, evaluation, models
+from keras_vmoe.trainers import configurables, gin_config
+from keras_vmoe.trainers.benchmark.progress import Progress
+from keras_vmoe.trainers.repro.paired import Estimate, difference, estimate, verdict
+from keras_vmoe.trainers.repro.training import Training, train_all
+
+DENSE, SPARSE, PRIORITY = "dense", "sparse", "priority"
+GIN_FILES = {kind: f"repro/vmoe_{kind}.gin" for kind in (DENSE, SPARSE, PRIORITY)}
+CAPACITY_FACTORS = (0.15, 0.3, 0.5, 1.0)
+SHOTS = (1, 5, 10, 25)
+# What "costs no accuracy" and "keeps its accuracy" allow for.
+MARGIN = 0.003
+LEAST_DENSE_ACCURACY = 0.88
+
+
+class Claim(NamedTuple):
+    """One claim and what was found.
+
+    Attributes:
+        text: the claim.
+        found: the numbers.
+        gain: the paired difference that decides.
+        margin: how far below 0 the difference may lie.
+    """
+
+    text: str
+    found: str
+    gain: Estimate
+    margin: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """See `paired.verdict`."""
+        return verdict(self.gain, self.margin)
+
+
+class Measured(NamedTuple):
+    """Everything that was measured, one entry a seed.
+
+    Attributes:
+        seeds: the seeds.
+        accuracy: kind of run to accuracies at the end of training.
+        macs: kind of run to multiply-accumulates of one image in training, experts at capacity.
+        sweep: (priority, capacity factor) to the rows of the sweep.
+        few_shot: (kind, shots) to the mean accuracies over the draws.
+        few_shot_data: the dataset of the shots.
+    """
+
+    seeds: tuple[int, ...]
+    accuracy: dict[str, list[float]]
+    macs: dict[str, int]
+    sweep: dict[tuple[str, float], list[evaluation.SweepRow]]
+    few_shot: dict[tuple[str, int], list[float]]
+    few_shot_data: str
+
+    def swept(self, priority: str, capacity_factor: float) -> list[float]:
+        """The accuracies at one point of the sweep."""
+        return [row.accuracy for row in self.sweep[priority, capacity_factor]]
+
+
+def trainings(out: Path, seeds: Sequence[int], bindings: Sequence[str]) -> list[Training]:
+    """The runs, seed by seed.
+
+    Args:
+        out: the folder of their workdirs.
+        seeds: the seeds.
+        bindings: further bindings of all of them; those of arguments that a dense model lacks are
+            left out there.
+    """
+    runs = []
+    for seed in seeds:
+        for kind, gin_file in GIN_FILES.items():
+            foreign = "VMoE." if kind == DENSE else "ViT."
+            own = [binding for binding in bindings if not binding.startswith(foreign)]
+            words = (*own, f"train.seed={seed}")
+            runs.append(Training(f"{kind}, seed {seed}", gin_file, words, out / f"{kind}-{seed}"))
+    return runs
+
+
+def measure(
+    out: Path, seeds: Sequence[int], processes: int, bindings: Sequence[str] = ()
+) -> Measured:
+    """Trains the twins and measures them.
+
+    Args:
+        out: where runs are kept; those that it holds go on or are taken as they are.
+        seeds: the seeds; every kind of run is trained with each.
+        processes: how many runs train side by side.
+        bindings: further gin bindings of all runs.
+
+    Raises:
+        RuntimeError: if a run fails.
+    """
+    runs = trainings(out, seeds, bindings)
+    configs = {kind: _config(kind, runs) for kind in GIN_FILES}
+    config = configs[DENSE]
+    source = config.dataset()
+    steps = config.total_steps(source.train.steps_per_epoch(config.batch_size))
+    train_all(runs, steps, processes)
+    by_kind = {kind: runs[i :: len(GIN_FILES)] for i, kind in enumerate(GIN_FILES)}
+    trained = {kind: [_model(run) for run in of_kind] for kind, of_kind in by_kind.items()}
+    return Measured(
+        seeds=tuple(seeds),
+        accuracy={kind: [run.accuracy() for run in of_kind] for kind, of_kind in by_kind.items()},
+        macs={kind: analysis.profile(ms[0], training=True).macs for kind, ms in trained.items()},
+        sweep=_sweep(trained, source, config),
+        few_shot=_few_shot(trained, config),
+        few_shot_data="digits",
+    )
+
+
+def _config(kind: str, runs: Sequence[Training]) -> Any:
+    run = next(run for run in runs if run.gin_file == GIN_FILES[kind])
+    gin_config.parse([run.gin_file], run.bindings)
+    return configurables.train_config()
+
+
+def _model(run: Training) -> keras.Model:
+    return keras.models.load_model(run.workdir / "model.keras", compile=False).model
+
+
+def _batches(split: data.Split, config: Any) -> Any:
+    return data.make_dataset(
+        split, batch_size=config.eval_batch_size, image_size=config.image_size, channels=1
+    )
+
+
+def _sweep(
+    trained: dict[str, list[keras.Model]], source: data.ImageSource, config: Any
+) -> dict[tuple[str, float], list[evaluation.SweepRow]]:
+    """The models that were trained without priority, at every capacity, with and without it."""
+    batches = _batches(source.eval, config)
+    count = -(-source.eval.num_examples // config.eval_batch_size)
+    settings = evaluation.routing_settings(
+        trained[SPARSE][0], capacity_factors=CAPACITY_FACTORS, priorities=("vanilla", "bpr")
+    )
+    calls = evaluation.sweep_calls(count, len(settings), timing_rounds=3)
+    progress = Progress(total_work=float(len(trained[SPARSE])))
+    found: dict[tuple[str, float], list[evaluation.SweepRow]] = {}
+    for model in trained[SPARSE]:
+        progress.begin("accuracy against capacity", work=1.0)
+        done = iter(range(1, calls + 1))
+        rows = evaluation.routing_sweep(
+            model,
+            batches,
+            settings,
+            timing_rounds=3,
+            on_call=lambda done=done: progress.advance(next(done) / calls),
+        )
+        for setting, row in zip(settings, rows, strict=True):
+            found.setdefault((setting.priority, setting.capacity_factor), []).append(row)
+    progress.clear()
+    return found
+
+
+def _few_shot(
+    trained: dict[str, list[keras.Model]], config: Any
+) -> dict[tuple[str, int], list[float]]:
+    """Digits, which no model has seen, from a few examples of each."""
+    source = data.load("digits")
+    found: dict[tuple[str, int], list[float]] = {}
+    progress = Progress(total_work=float(sum(map(len, trained.values()))))
+    for kind, of_kind in trained.items():
+        for model in of_kind:
+            progress.begin("few-shot transfer", work=1.0)
+            extractor = models.feature_extractor(model)
+            features = [
+                part
+                for split in (source.train, source.eval)
+                for part in evaluation.collect_features(extractor, _batches(split, config))
+            ]
+            result = evaluation.few_shot_accuracy(*features, shots=SHOTS)
+            for shots, mean in result.mean.items():
+                found.setdefault((kind, shots), []).append(mean)
+    progress.clear()
+    return found
+
+
+def claims(found: Measured) -> list[Claim]:
+    """Judges the paper's claims.
+
+    Args:
+        found: what was measured.
+    """
+    dense, sparse, priority = (found.accuracy[kind] for kind in (DENSE, SPARSE, PRIORITY))
+    result = [
+        Claim(
+            "sparse beats dense at equal activated FLOPs",
+            f"{estimate(sparse).words()} against {estimate(dense).words()}",
+            difference(sparse, dense),
+        )
+    ]
+    for capacity in sorted(CAPACITY_FACTORS, reverse=True):
+        vanilla, ranked = (found.swept(name, capacity) for name in ("vanilla", "bpr"))
+        result.append(
+            Claim(
+                f"at inference with C={capacity:g}, batch priority beats vanilla",
+                f"{estimate(ranked).words()} against {estimate(vanilla).words()}",
+                difference(ranked, vanilla),
+            )
+        )
+    saved = 1 - found.macs[PRIORITY] / found.macs[SPARSE]
+    result.append(
+        Claim(
+            f"training with batch priority at C=0.8 costs no accuracy (saves {saved:.0%} of MACs)",
+            f"{estimate(priority).words()} against {estimate(sparse).words()}",
+            difference(priority, sparse),
+            MARGIN,
+        )
+    )
+    for shots in SHOTS:
+        left, right = (found.few_shot[kind, shots] for kind in (SPARSE, DENSE))
+        result.append(
+            Claim(
+                f"{shots}-shot features of {found.few_shot_data} are better when sparse",
+                f"{estimate(left).words()} against {estimate(right).words()}",
+                difference(left, right),
+            )
+        )
+    return result
+
+
+def table(found: Measured) -> str:
+    """The claims as a table of text."""
+    dense = estimate(found.accuracy[DENSE])
+    enough = "reaches" if dense.mean >= LEAST_DENSE_ACCURACY else "DOES NOT REACH"
+    lines = [
+        f"seeds {', '.join(map(str, found.seeds))}; accuracy in %, mean ± standard error; the gain "
+        "is paired by seed, with its 95% interval",
+        f"the dense twin {enough} {LEAST_DENSE_ACCURACY:.0%}: {dense.words()}",
+        "",
+        f"{'claim':<72}{'accuracy':<34}{'gain':<18}verdict",
+    ]
+    for claim in claims(found):
+        gain = claim.gain
+        width = f" ± {100 * gain.half_width:.2f}" if gain.count > 1 else ""
+        allowed = f" (margin {100 * claim.margin:.1f})" if claim.margin else ""
+        lines.append(
+            f"{claim.text:<72}{claim.found:<34}{f'{100 * gain.mean:+.2f}{width}':<18}"
+            f"{claim.verdict}{allowed}"
+        )
+    return "\n".join(lines)
+
+
+def to_dict(found: Measured) -> dict[str, Any]:
+    """Everything that was measured, ready for JSON."""
+    return {
+        "seeds": list(found.seeds),
+        "accuracy": found.accuracy,
+        "training_macs": found.macs,
+        "sweep": [
+            {**row._asdict(), "seed": seed}
+            for rows in found.sweep.values()
+            for seed, row in zip(found.seeds, rows, strict=True)
+        ],
+        "few_shot": [
+            {"model": kind, "shots": shots, "data": found.few_shot_data, "accuracy": values}
+            for (kind, shots), values in found.few_shot.items()
+        ],
+        "claims": [
+            {
+                "claim": claim.text,
+                "accuracy": claim.found,
+                "gain": claim.gain.mean,
+                "standard_error": None if np.isnan(claim.gain.error) else claim.gain.error,
+                "verdict": claim.verdict,
+            }
+            for claim in claims(found)
+        ],
+    }
