@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops as kops
 
-from keras_vmoe import layers, ops
+from keras_vmoe import layers, models, ops
 from keras_vmoe.layers.effects import RoutingCall
 from keras_vmoe.ops.validation import require
 
@@ -271,7 +271,7 @@ class Evaluator:
         return time.perf_counter() - began
 
     def _run(self, images: Any) -> dict[str, Any]:
-        exact = _exact_capacity(self._model) if self._exact else contextlib.nullcontext()
+        exact = models.exact_capacity(self._model) if self._exact else contextlib.nullcontext()
         with layers.routing_metrics(False), exact:
             return self._recorded.predict_on_batch(images)
 
@@ -284,7 +284,7 @@ class Evaluator:
         require(self._images > 0, "batches must hold at least one image. Received: none")
         macs = {
             layer.name: 2 * math.prod(layer.experts.hidden_kernel.shape[1:])
-            for layer in _moe_layers(self._model)
+            for layer in models.moe_layers(self._model)
         }
         found = {
             name: self._layer(sums, macs[name.partition(_AGAIN)[0]])
@@ -356,24 +356,3 @@ def _numbers(call: RoutingCall) -> dict[str, Any]:
 
 def _float(value: Any) -> Any:
     return kops.cast(value, "float32")
-
-
-def _moe_layers(model: keras.Model) -> Iterator[layers.MoEMLP]:
-    return (layer for layer in model._flatten_layers() if isinstance(layer, layers.MoEMLP))
-
-
-@contextlib.contextmanager
-def _exact_capacity(model: keras.Model) -> Iterator[None]:
-    """Lets the routers of a model round capacity to whole slots alone, within a `with` block.
-
-    What is compiled within keeps it; what was compiled before keeps what it had.
-    """
-    routers = {id(layer.router): layer.router for layer in _moe_layers(model)}
-    kept = [(router, router.capacity_multiple_of) for router in routers.values()]
-    for router, _ in kept:
-        router.capacity_multiple_of = 1
-    try:
-        yield
-    finally:
-        for router, multiple in kept:
-            router.capacity_multiple_of = multiple

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import keras
 
-from keras_vmoe import layers, ops
+from keras_vmoe import layers, models, ops
 from keras_vmoe.evaluation.passes import Batch, Evaluation, Evaluator, Loss, softmax_loss
-from keras_vmoe.models import with_routing
 from keras_vmoe.ops.validation import require
 
 #: Capacity factors that a sweep tries where none are given.
@@ -39,7 +38,7 @@ class RoutingSetting(NamedTuple):
         priority = None if self.priority is None else PRIORITIES[self.priority]
         if (self.num_selected, self.capacity_factor, priority) == (None, None, None):
             return model
-        return with_routing(model, self.num_selected, self.capacity_factor, priority)
+        return models.with_routing(model, self.num_selected, self.capacity_factor, priority)
 
 
 class SweepRow(NamedTuple):
@@ -143,7 +142,7 @@ def sparse_layers(model: keras.Model) -> list[layers.MoEMLP]:
     Raises:
         ValueError: none, or a soft router, whose slots are part of the weights.
     """
-    found = [layer for layer in model._flatten_layers() if isinstance(layer, layers.MoEMLP)]
+    found = models.moe_layers(model)
     require(
         bool(found),
         f"model must hold at least one MoE layer; a dense model has no routing to sweep. "
@@ -263,7 +262,7 @@ def _check_dense(dense: keras.Model | None, model: keras.Model) -> None:
     if dense is None:
         return
     require(
-        not any(isinstance(layer, layers.MoEMLP) for layer in dense._flatten_layers()),
+        not models.is_sparse(dense),
         f"dense must be a model without MoE layers. Received: {dense.name!r}, which holds some",
     )
     for what in ("input_shape", "output_shape"):

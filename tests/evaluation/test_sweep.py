@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import keras_vmoe
-from keras_vmoe import analysis, evaluation
+from keras_vmoe import analysis, evaluation, models
 from tests.models import tiny
 
 LABELS = np.array([0, 1, 2] * 4)
@@ -140,7 +140,7 @@ def test_the_model_is_left_as_it_was(model):
     settings = evaluation.routing_settings(model, (1,), (0.2,), ("bpr",))
     evaluation.routing_sweep(model, BATCHES[:1], settings, timing_rounds=0)
     np.testing.assert_array_equal(model.predict(IMAGES, batch_size=6, verbose=0), before)
-    routers = [layer.router for layer in analysis.moe_layers(model)]
+    routers = [layer.router for layer in models.moe_layers(model)]
     assert {router.capacity_multiple_of for router in routers} == {4}
 
 
