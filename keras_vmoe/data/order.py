@@ -80,7 +80,8 @@ def training_batches(split: Split, schedule: Schedule) -> tf.data.Dataset:
         schedule: the order.
 
     Returns:
-        `{"index": int32 [b], "draws": float32 [b, num_draws]}`, b as this host has it.
+        `{"index": int32 [b], "draws": float32 [b, num_draws]}`, b as this host has it; no draws
+        where there are none.
     """
     size, steps = schedule.batch_size, split.steps_per_epoch(schedule.batch_size)
     distinct = math.ceil(size / schedule.repeats)
@@ -94,9 +95,8 @@ def training_batches(split: Split, schedule: Schedule) -> tf.data.Dataset:
         order = tf.reshape(order[: steps * distinct], (steps, distinct))
 
         def one_batch(step: tf.Tensor) -> Example:
-            first = step * size + begin
-            draws = table_rows(draws_seed, first, count, schedule.num_draws)
-            return {"index": tf.gather(order[step], columns), "draws": draws}
+            draws = table_rows(draws_seed, step * size + begin, count, schedule.num_draws)
+            return {"index": tf.gather(order[step], columns)} | _if_any(draws)
 
         begin_step = tf.where(epoch == first_epoch, tf.constant(first_step, tf.int64), 0)
         return tf.data.Dataset.range(begin_step, steps).map(one_batch)
@@ -115,7 +115,8 @@ def training_stream(split: StreamSplit, schedule: Schedule) -> tf.data.Dataset:
         schedule: the order.
 
     Returns:
-        `{"image": encoded bytes, "label": int, "position": int64, "draws": float32 [num_draws]}`.
+        `{"image": encoded bytes, "label": int, "position": int64, "draws": float32 [num_draws]}`;
+        no draws where there are none.
     """
     steps, count = split.steps_per_epoch(schedule.batch_size), schedule.host_batch_size
     distinct = math.ceil(count / schedule.repeats)
@@ -137,8 +138,7 @@ def training_stream(split: StreamSplit, schedule: Schedule) -> tf.data.Dataset:
 
         def add_draws(place: tf.Tensor, example: Example) -> Example:
             row = place // count * schedule.batch_size + schedule.first_in_batch + place % count
-            draws = table_rows(draws_seed, row, 1, schedule.num_draws)[0]
-            return example | {"draws": draws}
+            return example | _if_any(table_rows(draws_seed, row, 1, schedule.num_draws)[0])
 
         done = tf.where(epoch == first_epoch, tf.constant(first_step * count, tf.int64), 0)
         return examples.enumerate().skip(done).map(add_draws)
@@ -170,6 +170,11 @@ def evaluation(split: Split, schedule: Schedule) -> tuple[tf.data.Dataset, int]:
     real = mine[mine < split.num_examples]
     examples = tf.data.Dataset.from_tensor_slices({"index": real.astype(np.int32)})
     return examples, len(mine) - len(real)
+
+
+def _if_any(draws: tf.Tensor) -> Example:
+    # `Dataset.unbatch` crashes on tensors without values.
+    return {"draws": draws} if draws.shape[-1] else {}
 
 
 def _epochs(first: int, one_epoch) -> tf.data.Dataset:

@@ -64,7 +64,9 @@ class Reader:
             `{"image": [s, s, channels], "label": int32}`, uint8 or, where it was squashed,
             float32; and `"whole"`, bool, where damaged images may be left out.
         """
-        crop_draws, draws = self._split_draws(example.get("draws"))
+        draws = example.get("draws", tf.zeros((0,)))
+        num_crop_draws = self._crop.num_draws if self._crop else 0
+        crop_draws, draws = draws[:num_crop_draws], draws[num_crop_draws:]
         found = {"label": self._label(example)}
         if isinstance(self._split, ArraySplit):
             image = self._square(self._arrays[example["index"]], crop_draws)
@@ -78,12 +80,6 @@ class Reader:
         if self._augmentations:
             image = augment_all(self._augmentations, image[None], draws[None])[0]
         return found | {"image": image}
-
-    def _split_draws(self, draws: tf.Tensor | None) -> tuple[tf.Tensor | None, tf.Tensor | None]:
-        if draws is None:
-            return None, None
-        first = self._crop.num_draws if self._crop else 0
-        return draws[:first], draws[first:]
 
     def _label(self, example: Example) -> tf.Tensor:
         if isinstance(self._split, StreamSplit):
@@ -100,7 +96,7 @@ class Reader:
             return self._contents[example["index"]], path
         return tf.io.read_file(path), path
 
-    def _square(self, image: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
+    def _square(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         size = self._image_size
         if self._crop is not None:
             return self._crop(image, size, draws)
@@ -108,8 +104,12 @@ class Reader:
             return image
         return tf.image.resize(image, (size, size))
 
-    def _decode_and_crop(self, content: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
-        """Decodes no more of a JPEG than what the crop keeps."""
+    def _decode_and_crop(self, content: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Decodes no more of a JPEG than what the crop keeps.
+
+        That changes nothing but, where colour is stored at half the resolution, the window's
+        outermost pixels a little.
+        """
         crop = self._crop
         if not isinstance(crop, InceptionCrop):
             return self._square(decode(content, self._channels), draws)

@@ -1,0 +1,64 @@
+"""Tiny splits of every kind, of images that tell their own number."""
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vmoe import data
+
+
+def numbered_images(count, size=4, channels=1):
+    """uint8 `[count, size, size, channels]`, every value the number of its image."""
+    index = np.arange(count, dtype=np.uint8)[:, None, None, None]
+    return np.broadcast_to(index, (count, size, size, channels)).copy()
+
+
+def noise_images(count, size=8, channels=3):
+    shape = (count, size, size, channels)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def array_split(images):
+    """Labels are the images' numbers."""
+    return data.ArraySplit.of(images, np.arange(len(images)))
+
+
+def encoded(images):
+    return [tf.io.encode_png(image).numpy() for image in images]
+
+
+def file_split(images, folder, **options):
+    paths = []
+    for number, content in enumerate(encoded(images)):
+        paths.append(str(folder / f"{number}.png"))
+        (folder / f"{number}.png").write_bytes(content)
+    return data.FileSplit(
+        len(images), tuple(paths), np.arange(len(images), dtype=np.int32), **options
+    )
+
+
+def stream_split(images, contents=None, **options):
+    contents = encoded(images) if contents is None else contents
+    examples = {"image": contents, "label": np.arange(len(contents))}
+    return data.StreamSplit(
+        len(contents),
+        lambda: tf.data.Dataset.from_tensor_slices(examples),
+        channels=images.shape[-1],
+        **options,
+    )
+
+
+def make_split(kind, images, folder):
+    if kind == "file":
+        return file_split(np.repeat(images, 3 // images.shape[-1], axis=-1), folder)
+    return {"array": array_split, "stream": stream_split}[kind](images)
+
+
+def labels(batches):
+    return [batch["label"].tolist() for batch in batches.as_numpy_iterator()]
+
+
+def assert_same_batches(ones, others):
+    for one, other in zip(ones, others, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])

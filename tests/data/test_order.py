@@ -1,0 +1,204 @@
+"""Repeats, hosts and resuming: which example comes when."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vmoe import data
+from tests.data.splits import (
+    array_split,
+    assert_same_batches,
+    labels,
+    make_split,
+    noise_images,
+    numbered_images,
+    stream_split,
+)
+
+KINDS = ("array", "file", "stream")
+
+
+def make(split, batch_size=8, image_size=4, **arguments):
+    return data.make_dataset(split, batch_size, image_size, **arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("repeats", "counts"), [(2, [2, 2, 2, 2]), (3, [2, 3, 3]), (8, [8])])
+def test_repeats_come_in_one_batch_apart(kind, repeats, counts, tmp_path):
+    split = make_split(kind, numbered_images(24), tmp_path)
+    batches = labels(make(split, training=True, repeats=repeats, steps=6))
+    for batch in batches:
+        distinct, found = np.unique(batch, return_counts=True)
+        assert sorted(found) == counts
+        # Neighbours differ where they can: mixing mixes neighbours.
+        assert len(distinct) == 1 or all(a != b for a, b in itertools.pairwise(batch))
+    # An epoch keeps its three steps and takes a part of the examples, each in one batch.
+    for epoch in (batches[:3], batches[3:]):
+        assert len({label for batch in epoch for label in batch}) == 3 * len(counts)
+
+
+def test_epochs_of_a_stream_with_repeats_go_through_all_of_it():
+    split = stream_split(numbered_images(24))
+    batches = labels(make(split, training=True, repeats=2, steps=12))
+    passes = [{label for batch in batches[i : i + 6] for label in batch} for i in (0, 6)]
+    assert passes == [set(range(24))] * 2
+    assert {label for batch in batches[:3] for label in batch} != {
+        label for batch in batches[6:9] for label in batch
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_repeats_are_changed_otherwise(kind, tmp_path):
+    split = make_split(kind, noise_images(8), tmp_path)
+    augment = data.Augment(shift=2, flip=True, rotation=20.0)
+    batch = next(iter(make(split, image_size=8, training=True, repeats=4, augment=augment)))
+    assert len(np.unique(batch["image"].numpy().reshape(8, -1), axis=0)) == 8
+    assert len(set(batch["label"].numpy())) == 2
+
+
+EVERYTHING = {
+    "crop": data.InceptionCrop(),
+    "augment": (data.Flip(), data.RandAugment(1, 9), data.ColorJitter(), data.RandomErasing(0.5)),
+    "mix": (data.Mixup(0.5), data.CutMix()),
+    "num_classes": 20,
+    "repeats": 2,
+    "image_size": 8,
+    "seed": 5,
+    "training": True,
+}
+
+
+# Two steps make an epoch.
+@pytest.mark.parametrize(
+    ("kind", "start"),
+    [
+        ("array", 3),
+        ("file", 4),
+        *(pytest.param(kind, start, marks=pytest.mark.slow) for kind in KINDS for start in (1, 6)),
+        ("stream", 3),
+    ],
+)
+def test_a_run_with_everything_on_resumes_exactly(kind, start, tmp_path):
+    split = make_split(kind, noise_images(20), tmp_path)
+    whole = list(make(split, steps=7, **EVERYTHING).as_numpy_iterator())
+    assert whole[0]["image"].shape == (8, 8, 8, 3)
+    assert np.abs(whole[0]["image"]).max() <= 1
+    assert whole[0]["label"].dtype == np.float32
+    np.testing.assert_allclose(whole[0]["label"].sum(1), 1, atol=1e-6)
+    tf.random.set_seed(77)
+    rest = make(split, start_step=start, steps=7 - start, **EVERYTHING)
+    assert_same_batches(whole[start:], rest.as_numpy_iterator())
+    assert len({batch["image"].tobytes() for batch in whole}) == 7
+
+
+@pytest.mark.parametrize("kind", ["array", "file"])
+def test_hosts_together_make_the_batches_of_one(kind, tmp_path):
+    split = make_split(kind, noise_images(21), tmp_path)
+    augment = (data.Augment(shift=1), data.RandomErasing(0.5))
+    for arguments in (
+        {"training": True, "augment": augment, "repeats": 2, "steps": 5, "start_step": 1},
+        {"training": False, "pad": True},
+    ):
+        one = list(make(split, **arguments).as_numpy_iterator())
+        hosts = [
+            list(make(split, num_shards=2, shard_index=i, **arguments).as_numpy_iterator())
+            for i in range(2)
+        ]
+        joined = [
+            {name: np.concatenate([a[name], b[name]]) for name in a}
+            for a, b in zip(*hosts, strict=True)
+        ]
+        assert_same_batches(one, joined)
+
+
+def uneven(split):
+    """Makes the first host read three quarters of the stream, the second the rest."""
+    most = split.num_examples * 3 // 4
+
+    def open_shard(num_shards, shard_index):
+        assert num_shards == 2
+        sizes = (most, split.num_examples - most)
+        return sizes[
+            shard_index
+        ], lambda: split.open().skip(shard_index * most).take(sizes[shard_index])
+
+    return dataclasses.replace(split, open_shard=open_shard)
+
+
+@pytest.mark.parametrize("change", [lambda split: split, uneven])
+def test_hosts_evaluate_each_example_of_a_stream_once(change):
+    split = change(stream_split(numbered_images(22)))
+    hosts = [
+        list(make(split, pad=True, num_shards=2, shard_index=i).as_numpy_iterator())
+        for i in range(2)
+    ]
+    assert len(hosts[0]) == len(hosts[1])
+    batches = [batch for host in hosts for batch in host]
+    assert {len(batch["label"]) for batch in batches} == {4}
+    found = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
+    assert sorted(found) == list(range(22))
+
+
+@pytest.mark.parametrize("change", [lambda split: split, uneven])
+def test_hosts_train_on_their_own_part_of_a_stream(change):
+    split = change(stream_split(numbered_images(24)))
+    arguments = {"training": True, "num_shards": 2}
+    hosts = []
+    for index in range(2):
+        whole = list(make(split, shard_index=index, steps=20, **arguments).as_numpy_iterator())
+        rest = make(split, shard_index=index, steps=2, start_step=5, **arguments)
+        assert_same_batches(whole[5:7], rest.as_numpy_iterator())
+        assert {len(batch["label"]) for batch in whole} == {4}
+        hosts.append({label for batch in whole for label in batch["label"]})
+    assert hosts[0] | hosts[1] == set(range(24))
+    assert not hosts[0] & hosts[1]
+
+
+def test_hosts_draw_other_numbers():
+    split = stream_split(np.repeat(noise_images(1), 16, axis=0))
+    augment = data.Augment(shift=3, rotation=30.0)
+    images = [
+        next(iter(make(split, 8, 8, training=True, augment=augment, num_shards=2, shard_index=i)))
+        for i in range(2)
+    ]
+    flat = np.concatenate([batch["image"].numpy() for batch in images]).reshape(8, -1)
+    assert len(np.unique(flat, axis=0)) == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_last_batch_is_filled_up(kind, tmp_path):
+    split = make_split(kind, numbered_images(11), tmp_path)
+    batches = make(split, batch_size=4, pad=True)
+    assert batches.element_spec["image"].shape[0] == 4
+    found = list(batches.as_numpy_iterator())
+    assert [batch["mask"].tolist() for batch in found] == [[True] * 4] * 2 + [[True] * 3 + [False]]
+    assert [batch["label"].tolist() for batch in found][2] == [8, 9, 10, 0]
+    np.testing.assert_array_equal(found[2]["image"][3], np.zeros_like(found[2]["image"][3]))
+    plain = list(make(split, batch_size=4).as_numpy_iterator())
+    for one, other in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(one["image"][one["mask"]], other["image"])
+    rest = make(split, batch_size=4, pad=True, start_step=2)
+    assert_same_batches(found[2:], rest.as_numpy_iterator())
+
+
+def test_training_batches_have_a_mask_too_if_asked():
+    batch = next(iter(make(array_split(numbered_images(8)), training=True, pad=True)))
+    assert batch["mask"].numpy().tolist() == [True] * 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"repeats": 0}, "repeats=0"),
+        ({"num_shards": 3}, "batch_size=8 is that of all hosts.*num_shards=3"),
+        ({"num_shards": 2, "shard_index": 2}, "shard_index=2 of num_shards=2"),
+        ({"num_shards": 0}, "num_shards=0"),
+        ({"num_shards": 2}, "num_shards=2: evaluation on several hosts needs pad=True"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(array_split(numbered_images(8)), **arguments)
