@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from keras_vmoe.trainers.loop import ClassificationLoop
 
-
 # The subfolder of the best checkpoint.
 BEST = "best"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_vmoe import checkpoints, models
+from keras_vmoe import checkpoints
 
 
 def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Transfer:
@@ -48,5 +48,4 @@ def source_of(path: str) -> keras.Model | Mapping[str, np.ndarray]:
     # Here, because it imports the run, which imports this module.
     from keras_vmoe.trainers import trained
 
-    model = trained.load(str(place)).model
-    return model.model if isinstance(model, models.Classifier) else model
+    return trained.load(place).model

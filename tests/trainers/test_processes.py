@@ -1,6 +1,7 @@
 """Runs as processes of their own: signals, sudden death, a disk that is full."""
 
 import os
+import random
 import re
 import resource
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -98,6 +100,37 @@ def test_a_killed_run_loses_only_what_came_after_its_last_checkpoint(tmp_path):
     for left, right in zip(rows(killed), rows(whole), strict=True):
         assert (left["step"], left["split"]) == (right["step"], right["split"])
         np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-4)
+
+
+def weights(workdir):
+    model = keras.models.load_model(workdir / "model.keras")
+    return {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.weights}
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    """Data order, augmentation, mixing, dropout, router noise, slots and averages all go on."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    bindings = (
+        *("train.steps=300", "train.log_every=7", "train.eval_every=110"),
+        *("train.checkpoint_every=23", "train.augment=(@Augment(), @RandomErasing())"),
+        *("train.mix=(@Mixup(), @CutMix())", "train.repeats=2", "VMoE.dropout_rate=0.1"),
+        "adamw.ema_momentum=0.9",
+    )
+    step = random.SystemRandom().randrange(30, 260)
+    code, _ = run_until(killed, step, signal.SIGKILL, *bindings)
+    assert code == -signal.SIGKILL
+    resumed = run(killed, *bindings)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resume   from step" in resumed.stdout
+    assert run(whole, *bindings).returncode == 0
+    ours, theirs = weights(killed), weights(whole)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=f"{name}, killed at {step}")
+    for left, right in zip(rows(killed), rows(whole), strict=True):
+        for name in ("step", "split", "loss", "accuracy", "auxiliary_loss"):
+            assert left[name] == right[name], (name, left["step"], f"killed at {step}")
 
 
 @pytest.mark.slow
