@@ -1,0 +1,315 @@
+"""Trained models, found by the folder of their run or by their file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_vmoe import data, models
+from keras_vmoe.trainers import errors, gin_config
+from keras_vmoe.trainers.averaging import averaged_weights
+from keras_vmoe.trainers.config import TrainConfig
+
+_NO_DATA = (
+    "there are no images to evaluate {path} on; give --dataset=NAME, or a gin file that says, such "
+    "as --gin_file=data/fashion_mnist.gin"
+)
+# What a gin file with data alone leaves out. Only the parameters of data are asked for then.
+_FILLING = {
+    "train.model": "@ViT",
+    "train.optimizer": "@adamw",
+    "train.image_size": "1",
+    "train.dataset": "@dataset",
+}
+
+
+@dataclasses.dataclass(eq=False)
+class Trained:
+    """A trained model, and what is known of its data. Gin files are read when they are needed.
+
+    Attributes:
+        path: the run's workdir, or the model's file.
+        model: from images in [-1, 1] to logits.
+        class_names: a name per logit; empty where they are not known.
+        origin: where the weights are from, in words.
+        gin_files: say the data: the run's config first, then those that were given.
+        gin_bindings: win over them.
+    """
+
+    path: Path
+    model: keras.Model
+    class_names: tuple[str, ...]
+    origin: str
+    gin_files: tuple[str, ...] = ()
+    gin_bindings: tuple[str, ...] = ()
+
+    @property
+    def image_size(self) -> int:
+        """The side of the images that the model takes, in pixels."""
+        return self.model.input_shape[1]
+
+    @property
+    def channels(self) -> int:
+        """The channels of these images."""
+        return self.model.input_shape[-1]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of logits."""
+        return self.model.output_shape[-1]
+
+    @functools.cached_property
+    def config(self) -> TrainConfig | None:
+        """The run's parameters as its gin files have them; `None` without any.
+
+        Where these are not those of a run, only the parameters of data mean something.
+        """
+        if not self.gin_files and not self.gin_bindings:
+            return None
+        with self._gin() as config:
+            return config
+
+    @functools.cached_property
+    def source(self) -> data.ImageSource:
+        """The images of the gin files.
+
+        Raises:
+            ValueError: if none are known.
+            OSError: if they cannot be read.
+        """
+        if not self.gin_files and not self.gin_bindings:
+            raise ValueError(_NO_DATA.format(path=self.path))
+        with self._gin() as config:
+            try:
+                return config.dataset()
+            except TypeError as error:  # gin: `name` is not bound
+                raise ValueError(_NO_DATA.format(path=self.path)) from error
+
+    def eval_batches(
+        self, batch_size: int | None = None, split: data.Split | None = None
+    ) -> tf.data.Dataset:
+        """The images of a split as the model takes them, each once and in order.
+
+        Args:
+            batch_size: images of a batch; `train.eval_batch_size` by default.
+            split: of any source; the held-out images of `source` by default.
+
+        Returns:
+            Batches of `{"image": [b, s, s, channels] in [-1, 1], "label": [b]}`; the last may be
+            smaller.
+        """
+        split = self.source.eval if split is None else split
+        size = batch_size or (self.config.eval_batch_size if self.config else 256)
+        return data.make_dataset(
+            split,
+            batch_size=min(size, split.num_examples),
+            image_size=self.image_size,
+            channels=self.channels,
+            crop=self.config.eval_crop if self.config else None,
+        )
+
+    @contextlib.contextmanager
+    def _gin(self) -> Iterator[TrainConfig]:
+        """The config, in a block where what it refers to can be called."""
+        with _separate_gin():
+            _parse(self.gin_files, self.gin_bindings)
+            from keras_vmoe.trainers import configurables
+
+            yield configurables.train_config()
+
+
+def load(
+    path: str | Path, gin_files: Sequence[str] = (), gin_bindings: Sequence[str] = ()
+) -> Trained:
+    """Loads a trained model.
+
+    Args:
+        path: the workdir of a run, finished or not, or a `.keras` file of a classifier of images.
+            Of a finished run `model.keras` is loaded; otherwise the model of `config.gin` gets
+            the weights of the newest checkpoint that is whole (their average, if there is one).
+        gin_files: other data to evaluate on, such as "data/fashion_mnist.gin".
+        gin_bindings: bindings such as "dataset.name='cifar10'", which win.
+
+    Returns:
+        A `Trained`. What gin is set to elsewhere in the process stays as it is.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if it is neither a run nor a classifier of square images.
+
+    Example:
+        >>> import tempfile
+        >>> sizes = dict(image_size=16, patch_size=8, width=8, mlp_dim=8, num_heads=2)
+        >>> vit = models.ViT(**sizes, num_layers=1, num_classes=2)
+        >>> file = Path(tempfile.mkdtemp()) / "model.keras"
+        >>> models.Classifier(vit, ["cat", "dog"]).save(file)
+        >>> trained = load(file)
+        >>> trained.image_size, trained.channels, trained.class_names
+        (16, 3, ('cat', 'dog'))
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(
+            f"{path}: there is no such file or folder; give a run's workdir or a .keras file"
+        )
+    if place.is_dir():
+        return _load_run(place, tuple(gin_files), tuple(gin_bindings))
+    model, names = _load_file(place)
+    return Trained(place, model, names, str(place), tuple(gin_files), tuple(gin_bindings))
+
+
+def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
+    file, config = folder / "model.keras", folder / "config.gin"
+    newest = _checkpoints(folder)[:1]
+    files = ((str(config),) if config.is_file() else ()) + gin_files
+    # A run that goes on after its end has checkpoints that are newer than its model.
+    if file.is_file() and not (newest and _time(newest[0]) > file.stat().st_mtime):
+        model, names = _load_file(file)
+        return Trained(folder, model, names, str(file), files, bindings)
+    if not config.is_file():
+        raise ValueError(
+            f"{folder} is not the workdir of a run: it holds neither model.keras nor config.gin"
+        )
+    if not newest:
+        raise ValueError(
+            f"{folder} holds no checkpoint yet; let keras-vmoe train go on, or give another workdir"
+        )
+    model, names, origin = _from_checkpoint(folder, config)
+    return Trained(folder, model, names, origin, files, bindings)
+
+
+# Files.
+
+
+def _load_file(file: Path) -> tuple[keras.Model, tuple[str, ...]]:
+    """The model of logits, on images in [-1, 1], and the names of its classes."""
+    if file.suffix != ".keras":
+        raise ValueError(f"{file} is no .keras file; give one, or a run's workdir")
+    try:
+        model = keras.models.load_model(file, compile=False)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file} cannot be loaded as a Keras model: {reason}") from error
+    names: tuple[str, ...] = ()
+    if isinstance(model, models.Classifier):
+        model, names = _logits_model(model), tuple(model.class_names)
+    inputs, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    images = isinstance(inputs, tuple) and len(inputs) == 4 and None not in inputs[1:]
+    if not images or inputs[1] != inputs[2] or inputs[3] not in (1, 3) or len(outputs) != 2:
+        raise ValueError(
+            f"{file} must hold a model from square images of 1 or 3 channels to logits. "
+            f"Received: a {type(model).__name__} from {inputs} to {outputs}"
+        )
+    return model, names
+
+
+def _logits_model(classifier: models.Classifier) -> keras.Model:
+    low, high = classifier.value_range
+    if (low, high) == (-1.0, 1.0):
+        return classifier.model
+    images = keras.Input(classifier.model.input_shape[1:])
+    rescale = keras.layers.Rescaling((high - low) / 2, (high + low) / 2, dtype="float32")
+    return models.FunctionalModel(images, classifier.model(rescale(images)))
+
+
+# Checkpoints.
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The index files of a run's checkpoints, the newest first."""
+    files = (folder / "checkpoints").glob("ckpt-*.index")
+    return sorted(files, key=_step, reverse=True)
+
+
+def _step(index: Path) -> int:
+    return int(index.stem.rpartition("-")[2])
+
+
+def _time(index: Path) -> float:
+    return index.stat().st_mtime
+
+
+def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tuple[str, ...], str]:
+    """The model that a run's config describes, with the weights of its newest checkpoint."""
+    with _separate_gin():
+        _parse([str(config_file)], [])
+        from keras_vmoe.trainers import configurables
+
+        config = configurables.train_config()
+        source = config.dataset()
+        model = config.model(
+            image_size=config.image_size,
+            channels=config.channels or source.image_shape[-1],
+            num_classes=source.num_classes,
+        )
+        steps = source.train.steps_per_epoch(config.batch_size)
+        optimizer = config.optimizer(total_steps=config.total_steps(steps), steps_per_epoch=steps)
+    optimizer.build(model.trainable_variables)
+    restored = _restore(tf.train.Checkpoint(model=model, optimizer=optimizer), folder)
+    with averaged_weights(model, optimizer):
+        averaged = model.get_weights()
+    model.set_weights(averaged)
+    origin = f"{folder}, step {_step(restored):,} (not finished)"
+    return model, source.class_names, origin
+
+
+def _restore(checkpoint: tf.train.Checkpoint, folder: Path) -> Path:
+    """Restores the newest checkpoint that can be read, and returns its index file."""
+    reasons = []
+    for index in _checkpoints(folder):
+        try:
+            status = checkpoint.restore(str(index.with_suffix("")))
+            status.expect_partial().assert_existing_objects_matched()
+        except (tf.errors.OpError, IndexError) as error:
+            reasons.append(f"{index.stem}: {str(error).splitlines()[0]}")
+        except (ValueError, AssertionError) as error:
+            raise ValueError(
+                f"{index.with_suffix('')} is not of the model of {folder / 'config.gin'}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        else:
+            return index
+    raise ValueError(f"{folder} holds no checkpoint that can be read ({'; '.join(reasons)})")
+
+
+# Gin.
+
+
+def _parse(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads gin files, and fills in what those of data alone leave out."""
+    gin = gin_config.load()
+    try:
+        gin_config.parse(files, bindings)
+    except (ValueError, SyntaxError) as error:
+        where = f" ({', '.join(files)})" if files else ""
+        raise ValueError(f"{errors.one_line(error)}{where}") from error
+    for name, value in _FILLING.items():
+        try:
+            gin.query_parameter(name)
+        except ValueError:  # not bound
+            gin.parse_config(f"{name} = {value}")
+
+
+@contextlib.contextmanager
+def _separate_gin() -> Iterator[None]:
+    """Puts gin back, after a `with` block, to what it was: a run may be under way.
+
+    Gin has one global config and no way to have another for a while; these are the private names
+    of what `gin.clear_config` clears.
+    """
+    state = gin_config.load().config
+    names = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS")
+    kept = {name: getattr(state, name).copy() for name in names}
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            holder = getattr(state, name)
+            holder.clear()
+            holder.update(value)
