@@ -154,11 +154,12 @@ def _read_split(builder: Any, name: str, tfds: Any, corrupt: CorruptImages) -> S
     image = builder.info.features["image"]
 
     def open_encoded(read_config: Any = None) -> tf.data.Dataset:
-        skip = {"image": tfds.decode.SkipDecoding()}
-        dataset = builder.as_dataset(
-            split=name, decoders=skip, shuffle_files=False, read_config=read_config
+        decoders = tfds.decode.PartialDecoding(
+            {"image": True, "label": True}, decoders={"image": tfds.decode.SkipDecoding()}
         )
-        return dataset.map(lambda x: {"image": x["image"], "label": x["label"]})
+        return builder.as_dataset(
+            split=name, decoders=decoders, shuffle_files=False, read_config=read_config
+        )
 
     try:
         num_examples = int(open_encoded().cardinality())

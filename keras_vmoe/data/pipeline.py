@@ -140,10 +140,9 @@ def _check(
         raise ValueError(f"image_size={image_size!r}: expected 1 or more.")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels!r}: expected 1, 3 or None.")
-    if isinstance(split, ArraySplit) and channels and split.images.shape[-1] not in (1, 3):
-        raise ValueError(
-            f"channels={channels}: images of {split.images.shape[-1]} channels cannot be made so."
-        )
+    given = split.images.shape[-1] if isinstance(split, ArraySplit) else reading.channels(split)
+    if channels not in (None, given) and given not in (1, 3):
+        raise ValueError(f"channels={channels}: images of {given} channels cannot be made so.")
     if crop is None:
         return
     if inspect.isclass(crop) or not hasattr(crop, "num_draws") or not callable(crop):

@@ -42,11 +42,9 @@ class Reader:
         self._split, self._image_size = split, image_size
         self._crop, self._augmentations = crop, augmentations
         self._corrupt: CorruptImages | None = getattr(split, "corrupt", None)
-        self._channels = CHANNELS
+        self._channels = channels(split)
         with tf.device("CPU:0"):
-            if isinstance(split, StreamSplit):
-                self._channels = split.channels
-            else:
+            if not isinstance(split, StreamSplit):
                 self._labels = tf.constant(split.labels)
             if isinstance(split, FileSplit):
                 self._paths = tf.constant(split.paths)
@@ -124,6 +122,11 @@ class Reader:
 
         part = tf.cond(tf.io.is_jpeg(content), of_jpeg, of_others)
         return crop.resize(part, self._image_size)
+
+
+def channels(split: FileSplit | StreamSplit) -> int:
+    """Returns the number of channels that the images are decoded to."""
+    return split.channels if isinstance(split, StreamSplit) else CHANNELS
 
 
 def hold_in_memory(split: StreamSplit, num_shards: int, shard_index: int) -> StreamSplit:

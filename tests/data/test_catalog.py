@@ -181,3 +181,129 @@ def test_a_dataset_that_cannot_be_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
     with pytest.raises(OSError, match=r"'cifar10' could not be prepared in .*: no route to host$"):
         data.load("cifar10", data_dir=str(tmp_path))
+
+
+@pytest.mark.usefixtures("mocked")
+@pytest.mark.parametrize(
+    ("name", "classes", "train_split", "eval_split"),
+    [
+        ("imagenet2012", 1000, "train[:99%]", "validation"),
+        ("cifar100", 100, "train[:98%]", "test"),
+        ("pets", 37, "train", "test"),
+        ("oxford_flowers102", 102, "train", "validation"),
+    ],
+)
+def test_the_datasets_of_the_papers(name, classes, train_split, eval_split):
+    source = data.load(name, train_split=train_split, eval_split=eval_split)
+    assert source.name == name
+    assert source.num_classes == classes
+    assert (source.train_split, source.eval_split) == (train_split, eval_split)
+    arguments = {"batch_size": 4, "image_size": 16}
+    train = data.make_dataset(
+        source.train,
+        training=True,
+        crop=data.InceptionCrop(),
+        mix=data.Mixup(),
+        num_classes=classes,
+        **arguments,
+    )
+    batch = next(iter(train))
+    assert batch["image"].shape == (4, 16, 16, 3)
+    assert batch["label"].shape == (4, classes)
+    crop = data.CentralCrop(resize=18)
+    batch = next(iter(data.make_dataset(source.eval, crop=crop, pad=True, **arguments)))
+    assert batch["image"].shape == (4, 16, 16, 3)
+    assert batch["mask"].shape == (4,)
+
+
+# imagenet21k, which the catalogue lacks, prepared by hand: 12 + 5 pictures, some damaged.
+
+
+def prepare(data_dir, damaged=(), num_files=1, image_shape=(None, None, 3)):
+    def examples(count):
+        for index in range(count):
+            size = 4 if image_shape[0] else 4 + index
+            path = data_dir / f"{count}-{index}.png"
+            path.parent.mkdir(exist_ok=True)
+            image = np.full((size, size, 3), colour(index), np.uint8)
+            content = tf.io.encode_png(image).numpy()
+            path.write_bytes(content[:-20] if (count, index) in damaged else content)
+            yield index, {"image": str(path), "label": index % 2}
+
+    features = {
+        "image": tfds.features.Image(shape=image_shape, encoding_format="png"),
+        "label": tfds.features.ClassLabel(names=["even", "odd"]),
+    }
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name="imagenet21k",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": list(examples(12)), "test": list(examples(5))},
+        data_dir=data_dir,
+        download_config=tfds.download.DownloadConfig(num_shards=num_files),
+        disable_shuffling=True,
+    )
+    return builder.data_dir
+
+
+def test_a_dataset_that_the_catalogue_lacks_is_read_where_it_was_prepared(tmp_path):
+    folder = prepare(tmp_path)
+    for data_dir in (tmp_path, folder):
+        source = data.load("imagenet21k", data_dir=str(data_dir))
+        assert source.class_names == ("even", "odd")
+        batches = data.make_dataset(source.train, 5, 4).as_numpy_iterator()
+        assert sorted(picture_indices(batches)) == list(range(12))
+    with pytest.raises(ValueError, match="holds 'imagenet21k', not 'cifar10'"):
+        data.load("cifar10", data_dir=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "not in the catalogue.*data_dir does not say.*store_as_tfds_dataset.*image_folder"),
+        ({"data_dir": "/no/such/folder"}, "not in the catalogue.*/no/such/folder holds none"),
+    ],
+)
+def test_imagenet21k_has_to_be_brought_along(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        data.load("imagenet21k", **arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("num_files", "num_shards"), [(4, 2), (4, 3), (1, 2)])
+def test_hosts_read_files_of_their_own(tmp_path, num_files, num_shards):
+    prepare(tmp_path, num_files=num_files)
+    split = data.load("imagenet21k", data_dir=str(tmp_path)).train
+    hosts = []
+    for index in range(num_shards):
+        part = split.shard(num_shards, index)
+        batches = data.make_dataset(part, 4, 4).as_numpy_iterator()
+        hosts.append(picture_indices(batches))
+        assert len(hosts[-1]) == part.num_examples
+    assert sorted(index for host in hosts for index in host) == list(range(12))
+    if num_files > 1:  # three pictures lie in each file
+        assert all(len(host) % 3 == 0 for host in hosts)
+
+
+@pytest.mark.filterwarnings("ignore:an image cannot be decoded")
+@pytest.mark.parametrize("image_shape", [(None, None, 3), (4, 4, 3)])
+def test_damaged_pictures_are_left_out_up_to_a_limit(tmp_path, image_shape):
+    prepare(tmp_path, damaged=((12, 3), (5, 0)), image_shape=image_shape)
+    arguments = {"name": "imagenet21k", "data_dir": str(tmp_path)}
+    source = data.load(max_corrupt=2, **arguments)
+    assert isinstance(source.train, data.ArraySplit) == (image_shape[0] is not None)
+    for split, left_out, count in ((source.train, 3, 12), (source.eval, 0, 5)):
+        found = picture_indices(data.make_dataset(split, 4, 4).as_numpy_iterator())
+        assert found == [index for index in range(count) if index != left_out]
+    places = [text.split(" (")[0] for text in source.skipped]
+    assert sorted(places) == ["image 0 of imagenet21k test", "image 3 of imagenet21k train"]
+
+
+@pytest.mark.filterwarnings("ignore:an image cannot be decoded")
+def test_pictures_in_memory_that_are_damaged_are_an_error_at_once(tmp_path):
+    prepare(tmp_path, damaged=((12, 3), (12, 4)), image_shape=(4, 4, 3))
+    arguments = {"name": "imagenet21k", "data_dir": str(tmp_path)}
+    with pytest.raises(ValueError, match="imagenet21k train: an image cannot be decoded"):
+        data.load(**arguments)
+    with pytest.raises(ValueError, match="2 images cannot be decoded where max_corrupt=1"):
+        data.load(max_corrupt=1, **arguments)

@@ -154,3 +154,65 @@ def test_a_class_of_one_image_cannot_be_split(tmp_path):
     write_image(tmp_path / "a" / "0.png", random_image(0))
     with pytest.raises(ValueError, match="a has 1 image"):
         data.load(f"image_folder:{tmp_path}")
+
+
+def test_one_class_is_none_to_tell_apart(tmp_path):
+    for i in range(4):
+        write_image(tmp_path / "a" / f"{i}.png", random_image(i))
+    with pytest.raises(ValueError, match="has one class, 'a': classification needs two or more"):
+        data.load(f"image_folder:{tmp_path}")
+
+
+def damage(folder, *places):
+    for place in places:
+        cut(folder / place)
+
+
+@pytest.mark.filterwarnings("ignore:an image cannot be decoded")
+@pytest.mark.parametrize("limit", [0, 1 << 20])  # kept in files, held in memory
+def test_damaged_files_are_left_out_up_to_a_limit(split_folders, monkeypatch, limit):
+    monkeypatch.setattr(folder_module, "MEMORY_LIMIT", limit)
+    damage(split_folders, "train/cat/1.png", "val/dog/0.png")
+    source = data.load(f"image_folder:{split_folders}", max_corrupt=2)
+    assert source.corrupt.count == len(source.skipped) == 2
+    for text, place in zip(source.skipped, ("train/cat/1.png", "val/dog/0.png"), strict=True):
+        assert text.startswith(f"{split_folders / place} (")
+    sizes = {name: split.num_examples for name, split in source.splits.items()}
+    assert sizes == {"train": 5, "val": 3, "test": 2}
+    expected = np.stack([random_image(seed) for seed in (0, 2, 10, 11, 12)]) / 127.5 - 1
+    batch = next(iter(data.make_dataset(source.train, 5, 6)))
+    np.testing.assert_array_equal(batch["label"], [0, 0, 1, 1, 1])
+    np.testing.assert_allclose(batch["image"], expected, atol=1e-6)
+    data.verify(source.train)
+
+
+@pytest.mark.filterwarnings("ignore:an image cannot be decoded")
+def test_more_damaged_files_than_the_limit_are_named(split_folders):
+    damage(split_folders, "train/cat/1.png", "val/dog/0.png", "test/cat/0.png")
+    message = "3 of 12 image files cannot be decoded where max_corrupt=2 may be left out"
+    with pytest.raises(ValueError, match=message) as caught:
+        data.load(f"image_folder:{split_folders}", max_corrupt=2)
+    assert "train/cat/1.png" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:an image cannot be decoded")
+def test_a_split_of_damaged_files_alone_is_refused(split_folders):
+    damage(split_folders, "test/cat/0.png", "test/dog/0.png")
+    with pytest.raises(ValueError, match="no image file of the split 'test' can be decoded"):
+        data.load(f"image_folder:{split_folders}", max_corrupt=2)
+
+
+@pytest.mark.filterwarnings("ignore:an image cannot be decoded")
+def test_without_verification_damaged_files_are_left_out_as_they_are_met(split_folders):
+    damage(split_folders, "val/cat/1.png")
+    source = data.load(f"image_folder:{split_folders}", verify=False, max_corrupt=1)
+    assert source.skipped == ()
+    batch = next(iter(data.make_dataset(source.eval, 4, 6)))
+    assert batch["label"].numpy().tolist() == [0, 1, 1]
+    assert len(source.skipped) == 1
+
+
+def test_nothing_is_skipped_where_all_is_well(split_folders):
+    assert data.load(f"image_folder:{split_folders}", max_corrupt=3).skipped == ()
+    assert data.load("digits").skipped == ()

@@ -131,6 +131,12 @@ def test_channels_can_be_changed():
         ({"start_step": -1}, "start_step=-1"),
         ({"channels": 2}, "channels=2"),
         ({"batch_size": 11, "training": True}, "batch_size=11 is larger than the 10"),
+        ({"crop": data.InceptionCrop()}, "InceptionCrop.* is random: evaluation takes CentralCrop"),
+        ({"crop": data.CentralCrop}, "is no crop: make one.*train.crop = @InceptionCrop()"),
+        ({"crop": data.CentralCrop(3)}, r"CentralCrop\(resize=3\) cannot give image_size=4"),
+        ({"training": True, "augment": data.Flip}, "is no augmentation"),
+        ({"training": True, "mix": data.Mixup}, "is no mix"),
+        ({"training": True, "mix": data.Mixup()}, "num_classes=None: mixing images"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
@@ -138,3 +144,38 @@ def test_bad_arguments_are_named(arguments, message):
         data.make_dataset(
             **{"split": numbered_split(), "batch_size": 2, "image_size": 4} | arguments
         )
+
+
+def test_evaluation_is_neither_mixed_nor_repeated():
+    plain = data.make_dataset(numbered_split(), 4, image_size=4)
+    changed = data.make_dataset(
+        numbered_split(), 4, image_size=4, mix=data.Mixup(), num_classes=10, repeats=2
+    )
+    assert labels(plain) == labels(changed)
+
+
+def test_each_batch_is_mixed_with_shares_of_its_own():
+    arguments = {"batch_size": 10, "image_size": 4, "training": True, "seed": 3, "steps": 8}
+    plain = list(data.make_dataset(numbered_split(), **arguments).as_numpy_iterator())
+    mix = data.Mixup(concentration=1.0)
+    mixed = data.make_dataset(numbered_split(), mix=mix, num_classes=10, **arguments)
+    largest = []
+    for before, after in zip(plain, mixed.as_numpy_iterator(), strict=True):
+        share = after["label"].max()
+        largest.append(share)
+        shares = np.array([share, 1 - share], np.float32)
+        one_hot = np.eye(10, dtype=np.float32)[before["label"]]
+        expected = data.mix_with_weights(before["image"], one_hot, shares)
+        np.testing.assert_allclose(after["image"], expected[0], atol=1e-6)
+        np.testing.assert_allclose(after["label"], expected[1], atol=1e-6)
+    assert len(set(largest)) == 8
+
+
+def test_images_are_bytes_until_they_are_scaled():
+    rng = np.random.default_rng(0)
+    split = data.ArraySplit.of(rng.integers(0, 256, (8, 12, 12, 3), np.uint8), np.arange(8))
+    augment = (data.Flip(), data.ColorJitter(), data.RandomErasing(0.5))
+    arguments = {"training": True, "steps": 2, "crop": data.InceptionCrop(), "augment": augment}
+    for batch in data.make_dataset(split, 8, image_size=8, **arguments).as_numpy_iterator():
+        values = (batch["image"] + 1) * 127.5
+        np.testing.assert_allclose(values, values.round(), atol=1e-4)
