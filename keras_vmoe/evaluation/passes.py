@@ -32,6 +32,7 @@ class LayerRouting(NamedTuple):
         choices: per image; expert choice: tokens; soft: `None`.
         rows: that experts worked on to some use, per image: kept choices, under soft routing slots.
         slots: per image in full groups, filled or not.
+        group_tokens: that are routed together in full groups (s).
         expert_shares: `[e]`, of all kept choices.
         row_macs: multiply-accumulates of one row through an expert.
     """
@@ -40,6 +41,7 @@ class LayerRouting(NamedTuple):
     choices: float | None
     rows: float
     slots: float
+    group_tokens: int
     expert_shares: np.ndarray
     row_macs: int
 
@@ -255,7 +257,7 @@ class Evaluator:
         self._total_loss += float(np.sum(kops.convert_to_numpy(self._loss(labels, logits))))
         self._images += len(logits)
         for name, numbers in outputs["routing"].items():
-            sums = self._routing.setdefault(name, {"slots_per_token": numbers["slots_per_token"]})
+            sums = self._routing.setdefault(name, {key: numbers[key] for key in _OF_FULL_GROUPS})
             for key in ("rows", "choices", "dropped", "tokens", "experts"):
                 if key in numbers:
                     sums[key] = sums.get(key, 0.0) + np.asarray(numbers[key], "float64")
@@ -300,11 +302,14 @@ class Evaluator:
             choices=None if choices is None else float(choices / n),
             rows=float(sums["rows"] / n),
             slots=float(sums["slots_per_token"] * sums["tokens"] / n),
+            group_tokens=int(sums["group_tokens"]),
             expert_shares=sums["experts"] / max(sums["experts"].sum(), 1e-30),
             row_macs=row_macs,
         )
 
 
+# What the first batch tells; the groups of the others may not be full.
+_OF_FULL_GROUPS = ("slots_per_token", "group_tokens")
 # Between the name of a layer that is called several times, and the number of the call.
 _AGAIN = " call "
 
@@ -330,21 +335,20 @@ class _Recorded(keras.Model):
 def _numbers(call: RoutingCall) -> dict[str, Any]:
     """Sums over one call of a MoE layer, as tensors."""
     plan, tokens = call.plan, _float(call.batch) * _float(call.tokens_per_image)
+    soft = isinstance(plan, ops.SoftPlan)
+    groups, group_tokens, experts = kops.shape(plan.dispatch if soft else plan.gates)[:3]
+    slots = _float(experts) * _float(plan.dispatch.shape[-1] if soft else call.capacity)
     shares = kops.cast(ops.expert_shares(plan), "float32")
-    if isinstance(plan, ops.SoftPlan):
-        groups, group_tokens, experts, slots = kops.shape(plan.dispatch)
-        rows = _float(groups) * experts * slots
-        per_token = _float(experts * slots) / _float(group_tokens)
-        experts = shares * tokens
-        return {"rows": rows, "tokens": tokens, "slots_per_token": per_token, "experts": experts}
-    groups, group_tokens, experts = kops.shape(plan.gates)
-    rows = kops.sum(kops.cast(plan.kept, "float32"))
+    rows = _float(groups) * slots if soft else kops.sum(kops.cast(plan.kept, "float32"))
     numbers = {
         "rows": rows,
         "tokens": tokens,
-        "slots_per_token": _float(experts) * _float(call.capacity) / _float(group_tokens),
-        "experts": shares * rows,
+        "slots_per_token": slots / _float(group_tokens),
+        "group_tokens": _float(group_tokens),
+        "experts": shares * (tokens if soft else rows),
     }
+    if soft:
+        return numbers
     if isinstance(plan, ops.TokenChoicePlan):
         choices = tokens * plan.expert.shape[-1]
         return {**numbers, "choices": choices, "dropped": choices - rows}

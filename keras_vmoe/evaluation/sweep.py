@@ -56,6 +56,7 @@ class SweepRow(NamedTuple):
         slot_macs: with experts counted on all slots, filled or not.
         milliseconds: median time of a batch divided by its images; `None` if it was not measured.
         images: how many.
+        group_tokens: that are routed together (s); curves of other groups are others.
         kept_by_layer: MoE layer name to its share of kept choices.
     """
 
@@ -70,6 +71,7 @@ class SweepRow(NamedTuple):
     slot_macs: float
     milliseconds: float | None
     images: int
+    group_tokens: int | None
     kept_by_layer: dict[str, float]
 
 
@@ -294,6 +296,7 @@ def _row(
         slot_macs=other_macs + sum(layer.slots * layer.row_macs for layer in used),
         milliseconds=milliseconds,
         images=result.images,
+        group_tokens=max(layer.group_tokens for layer in used),
         kept_by_layer={name: 1.0 - layer.dropped for name, layer in result.layers.items()},
     )
 
@@ -311,5 +314,6 @@ def _dense_row(result: Evaluation, macs: float, milliseconds: float | None) -> S
         slot_macs=macs,
         milliseconds=milliseconds,
         images=result.images,
+        group_tokens=None,
         kept_by_layer={},
     )

@@ -90,6 +90,7 @@ def test_slots_and_macs_are_those_of_the_profile(model):
     assert layer.slots * layer.row_macs == pytest.approx(experts.macs, rel=1e-6)
     assert layer.row_macs == 2 * 8 * 8
     assert layer.choices == 5 * 2
+    assert layer.group_tokens == 3 * 5
     # 15 tokens, 2 choices, C = 0.8, 4 experts: 6 slots an expert and group of 3 images.
     assert layer.capacity == pytest.approx(4 * 6 / 30)
 
