@@ -1,12 +1,15 @@
-"""`keras-vmoe benchmark`: layers and models against their dense twins, in one run on one machine.
+"""`keras-vmoe benchmark`: layers and models against their dense twins, and input pipelines.
 
 - `command`: the command line
+- `input_command`: that of `benchmark input`
+- `report`: what every table begins and ends with
 - `settings`: what is measured, the grids and their defaults
 - `timing`: interleaved rounds, medians, ratios
 - `graphs`: calls of layers as TensorFlow graphs, with gradients
 - `layer`: the MoE layer beside a dense MLP of the same work; capacity against time
 - `model`: V-MoE beside a plain Keras ViT, forward and training step
 - `plain_vit`: that plain ViT
+- `input`: the images a second of an input pipeline, stage by stage
 - `memory`: peak memory, in a process of its own
 - `environment`: the machine, the versions, the load
 - `tables`: the text tables

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from keras_vmoe.trainers import command_line
-from keras_vmoe.trainers.benchmark import environment, memory, tables
+from keras_vmoe.trainers.benchmark import input_command, memory, tables
+from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark import settings as settings_of
 from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.errors import UsageError
@@ -22,15 +17,17 @@ from keras_vmoe.trainers.profile import parse_override
 _HELP = """
 usage: keras-vmoe benchmark TABLE [options]
 
-Measures this package on this machine, always as a ratio of two things that take turns in one run.
+Measures this package on this machine: models as ratios of two things that take turns in one run.
 A busy machine makes the ratios noisy and the times meaningless: let nothing else run.
 
 tables:
   layer       the MoE layer beside a dense MLP of the same work, and capacity against time
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
+  input       images a second of a training input pipeline, stage by stage
 
   keras-vmoe benchmark layer --json=layer.json
   keras-vmoe benchmark model --memory --json=model.json
+  keras-vmoe benchmark input --gin_file=runs/quickstart.gin
   keras-vmoe benchmark TABLE --help                   the options of a table
 """
 
@@ -50,7 +47,6 @@ Any argument of the models can be overridden. Some minutes on two cores; a quick
   keras-vmoe benchmark model --rows=dense,last_2:8 --image_size=64 --rounds=3
   keras-vmoe benchmark model --rows=every_2:8 num_layers=4 width=128 mlp_dim=512
 """
-
 
 _NOT_OVERRIDDEN = {
     "image_size": "--image_size",
@@ -129,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
         usage: keras-vmoe benchmark ...
         0
     """
-    tables_by_name = {"layer": _run_layer, "model": _run_model}
+    tables_by_name = {"layer": _run_layer, "model": _run_model, "input": input_command.run}
     words = [word for word in argv if word != "--debug"]
     if words and words[0] in ("-h", "--help", "help"):
         print(_HELP.strip())
@@ -157,8 +153,8 @@ def _run_layer(argv: Sequence[str]) -> int:
             f"benchmark layer: unexpected {words[0]!r}; see keras-vmoe benchmark layer --help"
         )
     settings = _layer_settings(values)
-    _check(values.json)
-    report = _begin("layer", settings)
+    report_of.check(values.json)
+    report = report_of.begin("layer", settings)
     from keras_vmoe.trainers.benchmark import layer
 
     grid = layer.cells(settings) + layer.capacity_cells(settings)
@@ -177,7 +173,7 @@ def _run_layer(argv: Sequence[str]) -> int:
             progress.print(f"\n{tables.capacity_note(settings)}")
     finally:
         progress.clear()
-    return _end(report, values.json)
+    return report_of.end(report, values.json)
 
 
 def _layer_settings(values: flags.FlagValues) -> settings_of.LayerSettings:
@@ -213,11 +209,11 @@ def _run_model(argv: Sequence[str]) -> int:
         print(command_line.help_text(values, synopsis, _MODEL_TEXT), end="")
         return 0
     settings = _model_settings(values, words)
-    _check(values.json)
+    report_of.check(values.json)
     from keras_vmoe.trainers.benchmark import model
 
     model.check_rows(settings)
-    report = _begin("model", settings)
+    report = report_of.begin("model", settings)
     progress = Progress(model.total_work(settings))
     try:
         print(f"\n{tables.header(tables.MODEL)}", flush=True)
@@ -227,7 +223,7 @@ def _run_model(argv: Sequence[str]) -> int:
     finally:
         progress.clear()
     print(f"\n{tables.model_note(settings)}\n{tables.plain_line(report['plain'])}")
-    return _end(report, values.json)
+    return report_of.end(report, values.json)
 
 
 def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.ModelSettings:
@@ -252,43 +248,3 @@ def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_
         rounds=values.rounds,
         memory=values.memory,
     )
-
-
-def _check(json_file: str | None) -> None:
-    """Finds before the long work what would make it useless."""
-    if json_file is not None:
-        folder = Path(json_file).absolute().parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(json_file).is_dir():
-            raise UsageError(f"--json={json_file}: no file can be written there")
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "keras-vmoe benchmark measures TensorFlow. Received: "
-            f"KERAS_BACKEND={keras.backend.backend()!r}; run it with KERAS_BACKEND=tensorflow"
-        )
-
-
-def _begin(name: str, settings: Any) -> dict[str, Any]:
-    """Says where the work is done, and begins the report of it."""
-    print(environment.describe())
-    return {
-        "benchmark": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": environment.machine(),
-        "versions": environment.versions(),
-        "load_average": {"before": environment.load_average()},
-        "settings": dataclasses.asdict(settings),
-    }
-
-
-def _end(report: dict[str, Any], json_file: str | None) -> int:
-    report["load_average"]["after"] = environment.load_average()
-    before, after = (report["load_average"][when][0] for when in ("before", "after"))
-    print(
-        f"\nload average {before:.2f} before, {after:.2f} after; this run itself adds to the latter"
-    )
-    if json_file is not None:
-        Path(json_file).write_text(json.dumps(report, indent=1) + "\n")
-        print(f"written: {json_file}")
-    return 0

@@ -112,6 +112,54 @@ class ModelSettings:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class InputSettings:
+    """The pipeline of `benchmark input`: that of a run, or one made of words.
+
+    Args:
+        gin_file: of a run; empty: the words below count.
+        gin_bindings: that win over the files.
+        dataset: a name that `data.load` takes.
+        data_dir: of the dataset.
+        image_size: pixels.
+        batch_size: images of a batch.
+        crop: a key of `CROPS`.
+        augment: keys of `AUGMENTATIONS`.
+        mix: keys of `MIXES`.
+        repeats: how many times an example comes in a batch.
+        cache: hold encoded images in memory.
+        rounds: interleaved rounds.
+        seconds: of each stage in each round.
+        warmup: batches before them, which are not measured.
+    """
+
+    gin_file: tuple[str, ...] = ()
+    gin_bindings: tuple[str, ...] = ()
+    dataset: str | None = None
+    data_dir: str | None = None
+    image_size: int = 224
+    batch_size: int = 128
+    crop: str = "inception"
+    augment: tuple[str, ...] = ("flip",)
+    mix: tuple[str, ...] = ()
+    repeats: int = 1
+    cache: bool = False
+    rounds: int = 3
+    seconds: float = 3.0
+    warmup: int = 3
+
+
+# What a word on the command line stands for: a class of `keras_vmoe.data`.
+CROPS = {"inception": "InceptionCrop", "central": "CentralCrop", "squash": None}
+AUGMENTATIONS = {
+    "flip": "Flip",
+    "rand_augment": "RandAugment",
+    "color_jitter": "ColorJitter",
+    "random_erasing": "RandomErasing",
+}
+MIXES = {"mixup": "Mixup", "cutmix": "CutMix"}
+
+
 def parse_numbers(flag: str, words: Sequence[str], kind: type = int) -> tuple[Any, ...]:
     """Returns the numbers of a flag that lists them.
 

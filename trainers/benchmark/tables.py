@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keras_vmoe.trainers.benchmark.settings import LayerSettings, ModelSettings
+from keras_vmoe.trainers.benchmark.settings import InputSettings, LayerSettings, ModelSettings
 
 
 class Column(NamedTuple):
@@ -71,6 +71,14 @@ MODEL = (
     Column("ratio.wall", "ratio", "wall", ".2f"),
     Column("ratio.cpu", "ratio", "CPU", ".2f"),
     Column("peak_memory_bytes", "peak", "GB", ".2f", 5, 1e-9),
+)
+
+INPUT = (
+    Column("stage", "up to", form="<", width=16),
+    Column("images_per_second", "speed", "images/s", ",.0f", 9),
+    Column("wall_ms", "time", "ms/image", ".3f", 8),
+    Column("cpu_ms", "time", "CPU-ms/image", ".3f"),
+    Column("added_cpu_ms", "this stage", "CPU-ms/image", ".3f"),
 )
 
 
@@ -160,3 +168,13 @@ def plain_line(plain: Mapping[str, Any]) -> str:
     ]
     memory = f"; peak {', '.join(peaks)}" if peaks else ""
     return f"plain ViT: {plain['params'] / 1e6:,.1f} M parameters{memory}."
+
+
+def input_note(settings: InputSettings) -> str:
+    """Returns the two lines below the table of the input pipeline."""
+    return (
+        "Each row: the training pipeline up to that stage, as fast as batches can be taken; the "
+        "last is the whole of it.\n"
+        "this stage: what a row adds to the CPU time of the row above. Medians of "
+        f"{settings.rounds} interleaved rounds of {settings.seconds:g} s."
+    )
