@@ -102,6 +102,27 @@ def router_value(
     Raises:
         ValueError: a model without MoE layers, or `draws` below 1.
 
+    Example:
+
+    >>> from keras_vmoe import analysis, models
+    >>> model = models.VMoE(
+    ...     image_size=32,
+    ...     patch_size=8,
+    ...     num_layers=2,
+    ...     width=16,
+    ...     mlp_dim=32,
+    ...     num_heads=2,
+    ...     num_classes=10,
+    ...     num_experts=4,
+    ... )
+    >>> images, labels = np.zeros((4, 32, 32, 3), "float32"), np.arange(4)
+    >>> def measure():
+    ...     logits = model.predict_on_batch(images)
+    ...     return float((logits.argmax(-1) == labels).mean())
+    >>> value = analysis.router_value(model, measure, draws=1)
+    >>> [draw.layer for draw in value.draws]
+    ['encoder_block_1_moe', 'encoder_block_1_moe']
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, appendix on the value of the routers.
     """
     require_positive_int("draws", draws)

@@ -52,6 +52,22 @@ def plot_dropped_patches(
         ValueError: no record, records of several layers or of other images, captions that are not
             one an image.
 
+    Example:
+        >>> import tempfile
+        >>> from keras_vmoe import analysis
+        >>> records = {}
+        >>> for capacity, order in ((1.0, True), (0.5, True)):
+        ...     kept = np.arange(32).reshape(2, 16, 1) % 2 < 2 * capacity - 1
+        ...     expert = np.zeros((2, 16, 1), int)
+        ...     gates = np.full((2, 16, 8), 1 / 8)
+        ...     records[capacity, order] = analysis.RoutingRecord(
+        ...         "block_1", "top_k", expert, gates[..., :1], kept, expert, gates
+        ...     )
+        >>> path = Path(tempfile.mkdtemp()) / "dropped.png"
+        >>> figure = plot_dropped_patches(np.zeros((2, 8, 8, 1)), records, path, shown=(0,))
+        >>> path.with_suffix(".csv").read_text().splitlines()[1]
+        'block_1,1,1,0,0,0,0'
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, section 4 and its figures of discarded
     patches.
     """

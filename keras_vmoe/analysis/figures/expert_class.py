@@ -52,6 +52,27 @@ def plot_expert_class(
     Raises:
         ValueError: no layer, an unknown value, or names that are not one a class.
 
+    Example:
+        >>> import tempfile
+        >>> from keras_vmoe import analysis
+        >>> expert = np.arange(64).reshape(4, 16, 1) % 8
+        >>> record = analysis.RoutingRecord(
+        ...     layer="block_1",
+        ...     router="top_k",
+        ...     expert=expert,
+        ...     weight=np.full((4, 16, 1), 0.5),
+        ...     kept=expert != 3,
+        ...     slot=np.zeros((4, 16, 1), int),
+        ...     gates=np.full((4, 16, 8), 1 / 8),
+        ...     slots=10,
+        ... )
+        >>> statistics = analysis.RoutingStatistics(num_classes=2)
+        >>> statistics.update({"block_1": record}, labels=[0, 0, 1, 1])
+        >>> path = Path(tempfile.mkdtemp()) / "expert_class.png"
+        >>> figure = plot_expert_class(statistics.layers, path)
+        >>> path.with_suffix(".csv").exists()
+        True
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, section 6 and figure 7.
     """
     require(bool(statistics), "statistics must hold at least one MoE layer. Received: none")

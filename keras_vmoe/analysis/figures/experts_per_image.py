@@ -35,6 +35,27 @@ def plot_experts_per_image(
     Raises:
         ValueError: no layer.
 
+    Example:
+        >>> import tempfile
+        >>> from keras_vmoe import analysis
+        >>> expert = np.arange(64).reshape(4, 16, 1) % 8
+        >>> record = analysis.RoutingRecord(
+        ...     layer="block_1",
+        ...     router="top_k",
+        ...     expert=expert,
+        ...     weight=np.full((4, 16, 1), 0.5),
+        ...     kept=expert != 3,
+        ...     slot=np.zeros((4, 16, 1), int),
+        ...     gates=np.full((4, 16, 8), 1 / 8),
+        ...     slots=10,
+        ... )
+        >>> statistics = analysis.RoutingStatistics(num_classes=2)
+        >>> statistics.update({"block_1": record}, labels=[0, 0, 1, 1])
+        >>> path = Path(tempfile.mkdtemp()) / "experts_per_image.png"
+        >>> figure = plot_experts_per_image(statistics.layers, path)
+        >>> path.with_suffix(".csv").exists()
+        True
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, appendix on the experts of an image.
     """
     require(bool(statistics), "statistics must hold at least one MoE layer. Received: none")

@@ -38,6 +38,17 @@ def plot_gate_order(runs: Sequence[RunSummary], path: str | Path) -> Figure:
     Raises:
         ValueError: runs that do not hold both orders.
 
+    Example:
+        >>> import tempfile
+        >>> runs = []
+        >>> for name, after in (("before", False), ("after", True)):
+        ...     arguments = {"num_selected": 2, "renormalise_gates": after}
+        ...     runs.append(RunSummary(name, True, 0.9, 1e12, 60.0, arguments=arguments))
+        >>> path = Path(tempfile.mkdtemp()) / "gate_order.png"
+        >>> figure = plot_gate_order(runs, path)
+        >>> path.with_suffix(".csv").read_text().splitlines()[1]
+        'k=2,0,TOPk(softmax(Wx)),1,0.9,'
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, section 2.1 and appendix on the order.
     """
     runs = [run for run in runs if "renormalise_gates" in run.arguments]

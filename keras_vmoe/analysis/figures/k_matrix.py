@@ -47,6 +47,13 @@ def plot_k_matrix(sweeps: Sequence[SelectedSweep], path: str | Path) -> Figure:
     Raises:
         ValueError: no measurement.
 
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "k_matrix.png"
+        >>> figure = plot_k_matrix([SelectedSweep("mine", 1, {1: 0.9, 2: 0.89})], path)
+        >>> path.with_suffix(".csv").read_text().splitlines()[1]
+        'mine,1,1,0.9'
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, appendix on changing k at inference.
     """
     from matplotlib.patches import Rectangle

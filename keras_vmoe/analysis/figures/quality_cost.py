@@ -38,6 +38,14 @@ def plot_quality_cost(runs: Sequence[RunSummary], path: str | Path) -> Figure:
     Raises:
         ValueError: fewer than two runs.
 
+    Example:
+        >>> import tempfile
+        >>> runs = [RunSummary(kind, kind == "sparse", 0.9, 1e12, 60.0) for kind in ("a", "sparse")]
+        >>> path = Path(tempfile.mkdtemp()) / "quality_cost.png"
+        >>> figure = plot_quality_cost(runs, path)
+        >>> path.with_suffix(".csv").read_text().splitlines()[1]
+        'a,dense,0,0,1e+12,60,0.9'
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, figures 2 and 3.
     """
     require(len(runs) >= 2, f"runs must be at least two. Received: {len(runs)}")

@@ -32,6 +32,15 @@ def plot_router_value(value: RouterValue, path: str | Path) -> Figure:
     Raises:
         ValueError: no measurement.
 
+    Example:
+        >>> import tempfile
+        >>> from keras_vmoe import analysis
+        >>> draws = [analysis.RouterDraw("block_1", below, 0, 0.8) for below in (False, True)]
+        >>> path = Path(tempfile.mkdtemp()) / "router_value.png"
+        >>> figure = plot_router_value(analysis.RouterValue(0.9, draws), path)
+        >>> path.with_suffix(".csv").read_text().splitlines()[1]
+        'block_1,alone,0,0.8,0.1,0.9'
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, appendix on the value of the routers.
     """
     require(bool(value.draws), "value must hold at least one draw. Received: none")

@@ -48,6 +48,17 @@ def plot_sweeps(runs: Sequence[RunSummary], path: str | Path) -> Figure:
     Raises:
         ValueError: sparse runs that differ in none of the arguments.
 
+    Example:
+        >>> import tempfile
+        >>> runs = [
+        ...     RunSummary(str(k), True, 0.9, 1e12, 60.0, arguments={"num_selected": k})
+        ...     for k in (1, 2)
+        ... ]
+        >>> path = Path(tempfile.mkdtemp()) / "sweeps.png"
+        >>> figure = plot_sweeps(runs, path)
+        >>> path.with_suffix(".csv").read_text().splitlines()[1]
+        'num_selected,1,,1,0.9,'
+
     Reference: Riquelme et al. 2021, arXiv 2106.05974, section 3 and appendix on ablations.
     """
     names = swept(runs)
