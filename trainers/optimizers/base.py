@@ -45,6 +45,15 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
 
     Reference:
         Loshchilov and Hutter, Decoupled weight decay regularization, 2019, algorithm 2.
+
+    Example:
+        >>> class SignDescent(DecoupledOptimizer):
+        ...     def update_step(self, gradient, variable, learning_rate):
+        ...         self.assign_sub(variable, learning_rate * tf.sign(gradient))
+        >>> weight = keras.Variable([1.0, -1.0])
+        >>> SignDescent(0.5, weight_decay=0.1).apply([tf.constant([3.0, 4.0])], [weight])
+        >>> [round(float(x), 2) for x in weight.numpy()]
+        [0.45, -1.45]
     """
 
     def __init__(

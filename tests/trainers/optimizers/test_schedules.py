@@ -40,7 +40,12 @@ def test_after_the_warmup(make, options, wanted):
 
 @pytest.mark.parametrize("make", ALL)
 def test_without_a_warmup_the_first_rate_is_the_peak(make):
-    assert rates(make(3, 100), (0,)) == [3.0]
+    assert rates(make(3.0, 100), (0,)) == [3.0]
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_a_peak_may_be_a_whole_number(make):
+    assert rates(make(3, 100), (0, 25)) == rates(make(3.0, 100), (0, 25))
 
 
 @pytest.mark.parametrize("make", ALL)

@@ -119,6 +119,7 @@ def test_fit_ends_with_the_averages_where_keras_says_so():
         np.testing.assert_array_equal(weight, average)
 
 
+@pytest.mark.slow
 def test_loss_scaling_of_half_precision():
     x, y = batches()
     found = []
