@@ -170,12 +170,9 @@ def _geometric(official: Any, first_two_rows: Callable[[tf.Tensor], list]) -> Op
 
     def change(image: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         rows = first_two_rows(tf.where(a < 0.5, -1.0, 1.0))
-        moved = official.transform(
-            official.wrap(image),
-            tf.stack([*rows, 0.0, 0.0]),
-            fill_mode="constant",  # its own default would reflect the image
-        )
-        return official.unwrap(moved, [_GREY] * 3)
+        # By default it would reflect the image at its borders.
+        hole = {"fill_mode": "constant", "fill_value": float(_GREY)}
+        return official.transform(image, tf.stack([*rows, 0.0, 0.0]), **hole)
 
     return change
 

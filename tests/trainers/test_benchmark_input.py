@@ -104,7 +104,7 @@ def test_the_stages_are_parts_of_the_pipeline(folder, kind):
     plain, flipped = (first[stage]["image"].numpy() for stage in ("decode, crop", "augment"))
     for one, other in zip(plain, flipped, strict=True):
         assert np.array_equal(one, other) or np.array_equal(one[:, ::-1], other)
-    settings = InputSettings(rounds=2, seconds=0.01, warmup=1)
+    settings = InputSettings(rounds=1, seconds=0.01, warmup=1)
     progress = Progress(input_of.total_work(pipeline, settings), stream=io.StringIO())
     rows = input_of.measure_input(pipeline, settings, progress)
     assert [row["stage"] for row in rows] == pipeline.stages()
