@@ -12,6 +12,7 @@ from keras_vmoe.evaluation.few_shot import sample_shots as sample_shots
 from keras_vmoe.evaluation.passes import Evaluation as Evaluation
 from keras_vmoe.evaluation.passes import Evaluator as Evaluator
 from keras_vmoe.evaluation.passes import LayerRouting as LayerRouting
+from keras_vmoe.evaluation.passes import Loss as Loss
 from keras_vmoe.evaluation.passes import collect_features as collect_features
 from keras_vmoe.evaluation.passes import evaluate as evaluate
 from keras_vmoe.evaluation.passes import softmax_loss as softmax_loss

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
 import keras
 
 from keras_vmoe import layers, models, ops
-from keras_vmoe.evaluation.passes import Batch, Evaluation, Evaluator, Loss, softmax_loss
+from keras_vmoe.evaluation.passes import (
+    Batch,
+    Evaluation,
+    Evaluator,
+    Loss,
+    real_images,
+    softmax_loss,
+)
 from keras_vmoe.ops.validation import require
 
 #: Capacity factors that a sweep tries where none are given.
@@ -229,16 +238,17 @@ def routing_sweep(
         evaluators.append(Evaluator(dense, loss))
     seconds: list[list[float]] = [[] for _ in evaluators]
     size = 0
-    for number, batch in enumerate(batches):
-        for evaluator in evaluators:
-            evaluator.add(batch)
-            on_call()
-        if number == 0:
-            size = len(batch["image"])
-            for _ in range(timing_rounds):
-                for evaluator, taken in zip(evaluators, seconds, strict=True):
-                    taken.append(evaluator.seconds(batch))
-                    on_call()
+    with _quiet_retracing():
+        for number, batch in enumerate(batches):
+            for evaluator in evaluators:
+                evaluator.add(batch)
+                on_call()
+            if number == 0:
+                size = len(real_images(batch, model)[0])
+                for _ in range(timing_rounds):
+                    for evaluator, taken in zip(evaluators, seconds, strict=True):
+                        taken.append(evaluator.seconds(batch))
+                        on_call()
     rows = []
     for i, (setting, one) in enumerate(zip(settings, routed, strict=True)):
         time = 1e3 * median(seconds[i]) / size if seconds[i] else None
@@ -247,6 +257,21 @@ def routing_sweep(
         time = 1e3 * median(seconds[-1]) / size if seconds[-1] else None
         rows.append(_dense_row(evaluators[-1].result(), dense_macs, time))
     return rows
+
+
+@contextlib.contextmanager
+def _quiet_retracing() -> Iterator[None]:
+    """Holds back, within a `with` block, TensorFlow's warning that many graphs are traced."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "tf.function retracing" not in record.getMessage()
+
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def sweep_calls(num_batches: int, num_models: int, timing_rounds: int = 5) -> int:

@@ -4,6 +4,7 @@ Matplotlib is imported when a picture is drawn.
 """
 
 from keras_vmoe.analysis.figures.buffers import plot_buffers as plot_buffers
+from keras_vmoe.analysis.figures.capacity import plot_capacity as plot_capacity
 from keras_vmoe.analysis.figures.dropped_patches import plot_dropped_patches as plot_dropped_patches
 from keras_vmoe.analysis.figures.expert_class import plot_expert_class as plot_expert_class
 from keras_vmoe.analysis.figures.expert_position import plot_expert_position as plot_expert_position
@@ -18,3 +19,4 @@ from keras_vmoe.analysis.figures.quality_cost import plot_quality_cost as plot_q
 from keras_vmoe.analysis.figures.router_value import plot_router_value as plot_router_value
 from keras_vmoe.analysis.figures.routing import plot_routing as plot_routing
 from keras_vmoe.analysis.figures.sweeps import plot_sweeps as plot_sweeps
+from keras_vmoe.analysis.figures.sweeps import swept as swept
