@@ -104,6 +104,11 @@ class TrainConfig:
                 if getattr(self, n) is not None
             )
         )
+        if self.few_shot is not None and not hasattr(self.few_shot, "measure"):
+            raise ValueError(
+                f"train.few_shot={self.few_shot!r} is no few-shot measurement; write it with "
+                "brackets: train.few_shot = @FewShot()"
+            )
         self._check_choice("loss", LOSSES)
         self._check_choice("distribution", DISTRIBUTIONS)
         if not 0 <= self.label_smoothing < 1:

@@ -10,6 +10,7 @@ from typing import Any
 from keras_vmoe import data, models
 from keras_vmoe.trainers import gin_config, optimizers
 from keras_vmoe.trainers.config import TrainConfig
+from keras_vmoe.trainers.few_shot_evaluation import FewShot
 
 
 def factory(target: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
@@ -73,6 +74,7 @@ def _register() -> None:
         *(data.Mixup, data.CutMix),
     ):
         register(factory(part), part.__name__)
+    register(factory(FewShot), "FewShot")
     for schedule in (optimizers.linear, optimizers.rsqrt, optimizers.constant):
         register(factory(schedule), schedule.__name__)
     # As gin made it: of the bare function, the bindings of `cosine` would go unheard.

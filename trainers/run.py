@@ -45,6 +45,8 @@ class Run:
         self.source = config.dataset()
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
+        if config.few_shot:
+            config.few_shot.prepare(self.source)
         self._channels = config.channels or self.source.image_shape[-1]
         self._strategy = distribution_strategy(config.distribution)
         with self._strategy.scope():
@@ -157,6 +159,12 @@ class Run:
         now = self.workdir.metrics.last("eval", self.step)
         return best is None or now["accuracy"] > best["accuracy"]
 
+    def _few_shot_is_due(self) -> bool:
+        few_shot = self.config.few_shot
+        return few_shot is not None and (
+            few_shot.is_due(self.step) or self.step >= self.total_steps
+        )
+
     def _save(self, save: Callable[[], object]) -> None:
         try:
             save()
@@ -259,6 +267,10 @@ class Run:
 
     def _record(self, split: str, output: Mapping[str, float]) -> None:
         step = self.step
+        if split == "eval" and self._few_shot_is_due():
+            transfer = self.config.few_shot.measure(self.model, self.source)
+            self._summaries.scalars(transfer, step)
+            output = {**output, **transfer}
         bad_step = self.loop.first_bad_step
         head = {"step": step, "epoch": step / self.steps_per_epoch, "split": split}
         self.workdir.metrics.append({**head, **output})
@@ -292,9 +304,11 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
         run = Run(config, workdir, stop)
         if run.finished():
             accuracy = workdir.metrics.last("eval")["accuracy"]
+            longer = run.first_step > run.total_steps
+            asked = f", further than the {run.total_steps} asked for" if longer else ""
             print(
-                f"already trained to step {run.first_step} in {workdir.path}: held-out accuracy "
-                f"{accuracy:.2%}; to train anew use another --workdir or remove it"
+                f"already trained to step {run.first_step} in {workdir.path}{asked}: held-out "
+                f"accuracy {accuracy:.2%}; to train anew use another --workdir or remove it"
             )
             return 0
         _introduce(run)
@@ -332,6 +346,11 @@ def _introduce(run: Run) -> None:
 def _conclude(run: Run, seconds: float) -> None:
     row = run.workdir.metrics.last("eval")
     names = sorted(path.name for path in run.workdir.path.iterdir() if path.name[0] != ".")
+    if run.source.skipped:
+        print(
+            f"skipped  {len(run.source.skipped)} images that cannot be decoded, such as "
+            f"{run.source.skipped[0]}"
+        )
     print(
         f"done     held-out accuracy {row['accuracy']:.2%}, loss {row['loss']:.3f}, "
         f"in {duration(seconds)}\nwrote    {', '.join(names)} to {run.workdir.path}",

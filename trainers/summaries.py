@@ -39,6 +39,18 @@ class Summaries:
             tf.summary.text("config.gin", indented)
         self._writer.flush()
 
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Shows numbers that Orbit does not know of.
+
+        Args:
+            values: tags to numbers.
+            step: the step that they were measured at.
+        """
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
     def expert_load(self, records: Mapping[str, RoutingRecord], step: int) -> None:
         """Shows, for each MoE layer, how the kept choices spread over its experts.
 

@@ -24,6 +24,9 @@ _MAY_CHANGE = frozenset(
         "train.picture_every",
         "train.eval_batch_size",
         "train.routing_images",
+        "train.few_shot",
+        *(f"FewShot.{name}" for name in ("dataset", "shots", "seeds", "every", "crop")),
+        "FewShot.batch_size",
         "dataset.data_dir",
         "dataset.verify",
     )

@@ -218,6 +218,22 @@ def test_tensorboard_shows_config_load_and_pictures(trained):
     assert {"loss", "steps_per_second", "learning_rate"} <= train_tags
 
 
+def test_few_shot_transfer_stands_beside_the_evaluation(tmp_path):
+    words = ("train.few_shot=@FewShot()", "FewShot.shots=(1, 5)", "FewShot.seeds=2")
+    assert train(tmp_path, *words, "FewShot.every=6", "train.routing_images=0") == 0
+    found = {row["step"]: row for row in rows(tmp_path) if row["split"] == "eval"}
+    assert "fewshot/5shot" not in found[4]
+    assert 0 < found[6]["fewshot/5shot"] <= 1
+    assert 0 < found[6]["fewshot/1shot"] <= 1
+
+
+def test_a_finished_run_says_that_it_went_further(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "copy")
+    assert train(workdir, "train.steps=2") == 0
+    assert "already trained to step 6" in (printed := capsys.readouterr().out)
+    assert "further than the 2 asked for" in printed
+
+
 def test_the_best_checkpoint_is_that_of_the_best_evaluation(trained):
     evaluations = [row for row in rows(trained) if row["split"] == "eval"]
     best = max(evaluations, key=lambda row: row["accuracy"])
