@@ -24,9 +24,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train", "train a model from a gin file"),
+    "profile": Command("profile", "count the parameters and FLOPs of a model, without building it"),
     "evaluate": Command("evaluate", "measure a trained model, also with other routing"),
     "fewshot": Command("fewshot", "measure few-shot transfer of a trained model"),
-    "profile": Command("profile", "count the parameters and FLOPs of a model, without building it"),
     "repro": Command("repro.command", "show the claims of a paper in miniature, with numbers"),
     "figures": Command("figures", "draw the figures of V-MoE from finished runs"),
     "benchmark": Command("benchmark", "measure layers and models against their dense twins"),
