@@ -131,6 +131,10 @@ def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSou
             )
         train, held_out = splits or (None, None)
         sources.append(data.load(name, train_split=train, eval_split=held_out))
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--dataset: {name} comes twice; measure it in another call")
     return sources
 
 
