@@ -257,7 +257,9 @@ class Evaluator:
         self._total_loss += float(np.sum(kops.convert_to_numpy(self._loss(labels, logits))))
         self._images += len(logits)
         for name, numbers in outputs["routing"].items():
-            sums = self._routing.setdefault(name, {key: numbers[key] for key in _OF_FULL_GROUPS})
+            sums = self._routing.setdefault(
+                name, {key: float(numbers[key]) for key in _OF_FULL_GROUPS}
+            )
             for key in ("rows", "choices", "dropped", "tokens", "experts"):
                 if key in numbers:
                     sums[key] = sums.get(key, 0.0) + np.asarray(numbers[key], "float64")
@@ -297,11 +299,12 @@ class Evaluator:
 
     def _layer(self, sums: dict[str, Any], row_macs: int) -> LayerRouting:
         n, choices = self._images, sums.get("choices")
+        slots_per_token = sums["group_slots"] / sums["group_tokens"]
         return LayerRouting(
             dropped=None if choices is None else float(sums["dropped"] / choices),
             choices=None if choices is None else float(choices / n),
             rows=float(sums["rows"] / n),
-            slots=float(sums["slots_per_token"] * sums["tokens"] / n),
+            slots=float(slots_per_token * sums["tokens"] / n),
             group_tokens=int(sums["group_tokens"]),
             expert_shares=sums["experts"] / max(sums["experts"].sum(), 1e-30),
             row_macs=row_macs,
@@ -309,7 +312,7 @@ class Evaluator:
 
 
 # What the first batch tells; the groups of the others may not be full.
-_OF_FULL_GROUPS = ("slots_per_token", "group_tokens")
+_OF_FULL_GROUPS = ("group_slots", "group_tokens")
 # Between the name of a layer that is called several times, and the number of the call.
 _AGAIN = " call "
 
@@ -343,7 +346,7 @@ def _numbers(call: RoutingCall) -> dict[str, Any]:
     numbers = {
         "rows": rows,
         "tokens": tokens,
-        "slots_per_token": slots / _float(group_tokens),
+        "group_slots": slots,
         "group_tokens": _float(group_tokens),
         "experts": shares * (tokens if soft else rows),
     }
