@@ -66,7 +66,7 @@ def test_the_runs_are_paired_by_seed(tmp_path):
 
 
 def made_up(sparse, dense):
-    row = {name: None for name in vmoe.evaluation.SweepRow._fields}
+    row = dict.fromkeys(vmoe.evaluation.SweepRow._fields)
 
     def rows(values):
         return [vmoe.evaluation.SweepRow(**{**row, "accuracy": value}) for value in values]
