@@ -214,7 +214,7 @@ class RoutingStatistics:
         self._add(other.layers)
 
     def _add(self, added: Mapping[str, LayerStatistics]) -> None:
-        if self.layers and added:
+        if self.layers:
             added = {name: self.layers[name].merge(more) for name, more in added.items()}
         self.layers = dict(added) or self.layers
 

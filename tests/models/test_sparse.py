@@ -3,7 +3,7 @@
 import keras
 import pytest
 
-from keras_vmoe import models
+from keras_vmoe import layers, models
 from tests.models import tiny
 
 
@@ -17,6 +17,14 @@ def test_layers_are_found_once_and_in_order():
     classifier = models.Classifier(model, list("abc"))
     assert [layer.name for layer in models.moe_layers(classifier)] == names
     assert models.moe_layers(tiny.vit()) == []
+
+
+def test_a_layer_in_two_models_is_found_once():
+    moe = layers.MoEMLP(layers.TopKRouter(num_experts=2, num_selected=1), hidden_dim=4)
+    inputs = keras.Input((4, 8))
+    inner = [keras.Model(inputs, moe(keras.layers.Dense(8)(inputs))) for _ in range(2)]
+    outer = keras.Model(inputs, inner[1](inner[0](inputs)))
+    assert models.moe_layers(outer) == [moe]
 
 
 def test_slots_are_exact_within_the_block_alone():

@@ -75,8 +75,6 @@ def plot_gate_weights(
         _draw(axis, statistics[name])
         axis.set_title(canvas.layer_title(name), fontsize=9)
         axis.set_xlabel("gate (0 to 1)", fontsize=8)
-    # The axes share their scale: set once all is drawn, or it would end at the first layer's.
-    axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("% of tokens", fontsize=9)
     axes[0].legend(fontsize=7, frameon=False)
     figure.suptitle("How large the two largest gates of a token are", fontsize=11)

@@ -19,6 +19,7 @@ def test_gates(tmp_path):
             np.testing.assert_allclose(values, 100 * counts / layer.num_tokens)
             np.testing.assert_allclose(edges, np.linspace(0, 1, GATE_BINS + 1))
         assert axis.lines[0].get_xdata()[0] == 1 / made.E
+        assert axis.get_ylim()[0] == 0
         assert axis.get_ylim()[1] > 100, "the second gates are all in one bin"
         assert axis.get_xlabel() == "gate (0 to 1)"
     assert figure.axes[0].get_ylabel() == "% of tokens"
