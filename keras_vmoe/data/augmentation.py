@@ -92,6 +92,15 @@ def map_images(
     )
 
 
+def check_channels(augmentation: Augmentation, images: tf.Tensor) -> None:
+    """Raises a ValueError if images are neither grey nor RGB."""
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"{type(augmentation).__name__} takes images of 1 or 3 channels, these have "
+            f"{images.shape[-1]}: leave it out."
+        )
+
+
 def rectangle(
     height: int,
     width: int,

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
+from keras_vmoe.data.augmentation import check_channels
 from keras_vmoe.data.crops import to_bytes
 
 # Lightness of red, green and blue (ITU-R BT.601).
@@ -63,7 +64,11 @@ class ColorJitter:
 
         Returns:
             Images of the same shape and type; uint8 is rounded once, at the end.
+
+        Raises:
+            ValueError: if the images have another number of channels.
         """
+        check_channels(self, images)
         factors = [
             _factors(draws[:, i], strength)
             for i, strength in enumerate((self.brightness, self.contrast, self.saturation))

@@ -48,7 +48,7 @@ class Schedule:
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("start_step", 0), ("repeats", 1)):
             value = getattr(self, name)
-            if value != int(value) or value < least:
+            if not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name}={value!r}: expected a whole number of {least} or more.")
         if self.num_shards < 1 or not 0 <= self.shard_index < self.num_shards:
             raise ValueError(

@@ -72,10 +72,11 @@ def make_dataset(
             time fewer for the last of a batch that `repeats` does not divide. An epoch keeps its
             number of steps: it takes 1 / repeats of the examples.
         num_classes: for `mix`.
-        pad: fill the last batch up with black images, 0 in every value, of label 0, and add
-            `"mask": bool [b]`, true for examples, to every batch. The number b is then static.
+        pad: fill the last batch up with images of zeros, of label 0, and add `"mask": bool [b]`,
+            true for examples, to every batch. The number b is then static.
         num_shards: number of hosts. The batches of all hosts, put together, are those of a single
-            one; for streams, where each host reads files of its own, they hold other examples.
+            one, before they are mixed; those of streams hold other examples, for each host reads
+            files of its own.
         shard_index: which host this is, from 0.
         cache: hold the encoded bytes of files and streams in memory. All are read now.
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from keras_vmoe.data.augmentation import map_images, rectangle
+from keras_vmoe.data.augmentation import check_channels, map_images, rectangle
 from keras_vmoe.data.crops import to_bytes
 
 # A magnitude of 10 is the whole scale; recipes go up to twice of it.
@@ -44,9 +44,6 @@ class RandAugment:
 
     Raises:
         ValueError: if an argument is out of range.
-
-    Call raises:
-        ImportError: if tf-models-official is not installed.
 
     Example:
         >>> images = tf.zeros((2, 16, 16, 3), tf.uint8)
@@ -92,7 +89,12 @@ class RandAugment:
 
         Returns:
             uint8, of the same shape.
+
+        Raises:
+            ImportError: if tf-models-official is not installed.
+            ValueError: if the images have another number of channels.
         """
+        check_channels(self, images)
         images = to_bytes(images)
         is_grey = images.shape[-1] == 1
         if is_grey:

@@ -26,9 +26,10 @@ def load(
 
     Args:
         name: "digits" (scikit-learn's 1,797 scans, no network needed), "fashion_mnist",
-            "image_folder:PATH" or any name of TensorFlow Datasets.
+            "image_folder:PATH" or any name of TensorFlow Datasets, also "pets" and "flowers".
         data_dir: for "fashion_mnist" a folder of its four idx `.gz` files, Debian's place for them
-            by default; otherwise the folder of TensorFlow Datasets.
+            by default; otherwise the folder of TensorFlow Datasets, or the folder of one prepared
+            dataset, which the catalogue need not know: imagenet21k for instance.
         train_split: name of the split to train on. TensorFlow Datasets take any split
             specification, for instance "train[:90%]".
         eval_split: name of the held-out split, by default the first of "validation", "val" and

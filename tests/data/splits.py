@@ -57,8 +57,9 @@ def labels(batches):
     return [batch["label"].tolist() for batch in batches.as_numpy_iterator()]
 
 
-def assert_same_batches(ones, others):
+def assert_same_batches(ones, others, atol=0.0):
     for one, other in zip(ones, others, strict=True):
         assert one.keys() == other.keys()
         for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
+            assert one[name].dtype == other[name].dtype
+            np.testing.assert_allclose(one[name], other[name], rtol=0, atol=atol)

@@ -92,3 +92,9 @@ def test_grey_images_take_brightness_and_contrast():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         ColorJitter(**arguments)
+
+
+def test_other_channels_are_refused():
+    images = tf.zeros((2, 8, 8, 4), tf.uint8)
+    with pytest.raises(ValueError, match="ColorJitter takes images of 1 or 3 channels"):
+        ALL(images, tf.zeros((2, 4)))

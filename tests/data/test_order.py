@@ -25,8 +25,10 @@ def make(split, batch_size=8, image_size=4, **arguments):
     return data.make_dataset(split, batch_size, image_size, **arguments)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("repeats", "counts"), [(2, [2, 2, 2, 2]), (3, [2, 3, 3]), (8, [8])])
+@pytest.mark.parametrize(
+    ("kind", "repeats", "counts"),
+    [(kind, 3, [2, 3, 3]) for kind in KINDS] + [("array", 2, [2] * 4), ("stream", 8, [8])],
+)
 def test_repeats_come_in_one_batch_apart(kind, repeats, counts, tmp_path):
     split = make_split(kind, numbered_images(24), tmp_path)
     batches = labels(make(split, training=True, repeats=repeats, steps=6))
@@ -59,9 +61,10 @@ def test_repeats_are_changed_otherwise(kind, tmp_path):
     assert len(set(batch["label"].numpy())) == 2
 
 
+AUGMENT = (data.Flip(), data.ColorJitter(), data.RandomErasing(0.5))
 EVERYTHING = {
     "crop": data.InceptionCrop(),
-    "augment": (data.Flip(), data.RandAugment(1, 9), data.ColorJitter(), data.RandomErasing(0.5)),
+    "augment": AUGMENT,
     "mix": (data.Mixup(0.5), data.CutMix()),
     "num_classes": 20,
     "repeats": 2,
@@ -73,23 +76,27 @@ EVERYTHING = {
 
 # Two steps make an epoch.
 @pytest.mark.parametrize(
-    ("kind", "start"),
+    ("kind", "start", "augment"),
     [
-        ("array", 3),
-        ("file", 4),
-        *(pytest.param(kind, start, marks=pytest.mark.slow) for kind in KINDS for start in (1, 6)),
-        ("stream", 3),
+        ("array", 3, (*AUGMENT, data.RandAugment(1, 9))),
+        ("stream", 3, AUGMENT),
+        *(
+            pytest.param(kind, start, (*AUGMENT, data.RandAugment()), marks=pytest.mark.slow)
+            for kind in KINDS
+            for start in (1, 4, 6)
+        ),
     ],
 )
-def test_a_run_with_everything_on_resumes_exactly(kind, start, tmp_path):
+def test_a_run_with_everything_on_resumes_exactly(kind, start, augment, tmp_path):
     split = make_split(kind, noise_images(20), tmp_path)
-    whole = list(make(split, steps=7, **EVERYTHING).as_numpy_iterator())
+    arguments = EVERYTHING | {"augment": augment}
+    whole = list(make(split, steps=7, **arguments).as_numpy_iterator())
     assert whole[0]["image"].shape == (8, 8, 8, 3)
     assert np.abs(whole[0]["image"]).max() <= 1
     assert whole[0]["label"].dtype == np.float32
     np.testing.assert_allclose(whole[0]["label"].sum(1), 1, atol=1e-6)
     tf.random.set_seed(77)
-    rest = make(split, start_step=start, steps=7 - start, **EVERYTHING)
+    rest = make(split, start_step=start, steps=7 - start, **arguments)
     assert_same_batches(whole[start:], rest.as_numpy_iterator())
     assert len({batch["image"].tobytes() for batch in whole}) == 7
 
@@ -97,9 +104,9 @@ def test_a_run_with_everything_on_resumes_exactly(kind, start, tmp_path):
 @pytest.mark.parametrize("kind", ["array", "file"])
 def test_hosts_together_make_the_batches_of_one(kind, tmp_path):
     split = make_split(kind, noise_images(21), tmp_path)
-    augment = (data.Augment(shift=1), data.RandomErasing(0.5))
+    augment = data.Augment(shift=1, rotation=30.0)
     for arguments in (
-        {"training": True, "augment": augment, "repeats": 2, "steps": 5, "start_step": 1},
+        {"training": True, "augment": augment, "repeats": 2, "steps": 3, "start_step": 1},
         {"training": False, "pad": True},
     ):
         one = list(make(split, **arguments).as_numpy_iterator())
@@ -111,7 +118,8 @@ def test_hosts_together_make_the_batches_of_one(kind, tmp_path):
             {name: np.concatenate([a[name], b[name]]) for name in a}
             for a, b in zip(*hosts, strict=True)
         ]
-        assert_same_batches(one, joined)
+        # Sines of few numbers may be rounded otherwise than those of many.
+        assert_same_batches(one, joined, atol=1e-6)
 
 
 def uneven(split):
@@ -149,8 +157,9 @@ def test_hosts_train_on_their_own_part_of_a_stream(change):
     hosts = []
     for index in range(2):
         whole = list(make(split, shard_index=index, steps=20, **arguments).as_numpy_iterator())
-        rest = make(split, shard_index=index, steps=2, start_step=5, **arguments)
-        assert_same_batches(whole[5:7], rest.as_numpy_iterator())
+        if index:
+            rest = make(split, shard_index=index, steps=2, start_step=5, **arguments)
+            assert_same_batches(whole[5:7], rest.as_numpy_iterator())
         assert {len(batch["label"]) for batch in whole} == {4}
         hosts.append({label for batch in whole for label in batch["label"]})
     assert hosts[0] | hosts[1] == set(range(24))
@@ -193,6 +202,7 @@ def test_training_batches_have_a_mask_too_if_asked():
     ("arguments", "message"),
     [
         ({"repeats": 0}, "repeats=0"),
+        ({"batch_size": 2.0}, "batch_size=2.0: expected a whole number"),
         ({"num_shards": 3}, "batch_size=8 is that of all hosts.*num_shards=3"),
         ({"num_shards": 2, "shard_index": 2}, "shard_index=2 of num_shards=2"),
         ({"num_shards": 0}, "num_shards=0"),

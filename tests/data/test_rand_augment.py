@@ -201,3 +201,9 @@ def test_a_missing_library_is_named(monkeypatch):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         RandAugment(**arguments)
+
+
+def test_other_channels_are_refused():
+    images = tf.zeros((2, 8, 8, 4), tf.uint8)
+    with pytest.raises(ValueError, match="RandAugment takes images of 1 or 3 channels"):
+        RandAugment()(images, tf.zeros((2, 6)))

@@ -73,11 +73,10 @@ def test_a_cached_stream_is_read_once():
 def test_a_cached_stream_of_several_hosts_holds_the_part_of_one():
     split = stream_split(numbered_images(20))
     for arguments in ({"training": True, "steps": 5}, {"pad": True}):
-        for index in range(2):
-            hosts = {"num_shards": 2, "shard_index": index, **arguments}
-            plain = data.make_dataset(split, 8, 4, **hosts)
-            cached = data.make_dataset(split, 8, 4, cache=True, **hosts)
-            assert_same_batches(plain.as_numpy_iterator(), cached.as_numpy_iterator())
+        hosts = {"num_shards": 2, "shard_index": 1, **arguments}
+        plain = data.make_dataset(split, 8, 4, **hosts)
+        cached = data.make_dataset(split, 8, 4, cache=True, **hosts)
+        assert_same_batches(plain.as_numpy_iterator(), cached.as_numpy_iterator())
 
 
 def test_cached_files_need_their_folder_no_more(tmp_path):
