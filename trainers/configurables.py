@@ -61,26 +61,34 @@ def _missing(error: TypeError) -> str:
     return " and ".join(f"train.{name}" for name in names) or "train"
 
 
-def _register() -> None:
-    register = gin_config.load().external_configurable
-    register(factory(TrainConfig), "train")
-    register(factory(models.VMoE), "VMoE")
-    register(factory(models.ViT), "ViT")
-    register(factory(models.from_variant), "from_variant")
-    register(factory(data.load), "dataset")
+# Every name that gin files may use, with the parameters that it has.
+PARAMETERS: dict[str, tuple[str, ...]] = {}
+
+
+def _register(made: Callable[..., Any], name: str) -> Callable[..., Any]:
+    PARAMETERS[name] = tuple(inspect.signature(made).parameters)
+    return gin_config.load().external_configurable(made, name)
+
+
+def _register_all() -> None:
+    _register(factory(TrainConfig), "train")
+    _register(factory(models.VMoE), "VMoE")
+    _register(factory(models.ViT), "ViT")
+    _register(factory(models.from_variant), "from_variant")
+    _register(factory(data.load), "dataset")
     for part in (
         *(data.InceptionCrop, data.CentralCrop),
         *(data.Augment, data.Flip, data.RandAugment, data.ColorJitter, data.RandomErasing),
         *(data.Mixup, data.CutMix),
     ):
-        register(factory(part), part.__name__)
-    register(factory(FewShot), "FewShot")
+        _register(factory(part), part.__name__)
+    _register(factory(FewShot), "FewShot")
     for schedule in (optimizers.linear, optimizers.rsqrt, optimizers.constant):
-        register(factory(schedule), schedule.__name__)
+        _register(factory(schedule), schedule.__name__)
     # As gin made it: of the bare function, the bindings of `cosine` would go unheard.
-    cosine = register(factory(optimizers.cosine), "cosine")
+    cosine = _register(factory(optimizers.cosine), "cosine")
     for optimizer in (optimizers.adamw, optimizers.sgd, optimizers.adafactor):
-        register(factory(optimizer, schedule=cosine), optimizer.__name__)
+        _register(factory(optimizer, schedule=cosine), optimizer.__name__)
 
 
-_register()
+_register_all()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,8 @@ from keras_vmoe.trainers import errors
 # keras_vmoe/trainers and keras_vmoe/gin.
 SHIPPED = Path(__file__).resolve().parent.parent / "gin"
 _search_path: set[str] = set()
+_WRONG_PARAMETER = re.compile(r"'(\w+)' doesn't have a parameter named '(\w+)'")
+_WRONG_NAME = re.compile(r"No configurable matching (?:reference )?'@?(\w+)")
 _BINDING = re.compile(r"^([\w./]+) = (.*)$")
 
 
@@ -70,7 +73,7 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
     """
     gin = load()
     # Registers the names; it needs TensorFlow, which a misspelt file name should not wait for.
-    from keras_vmoe.trainers import configurables  # noqa: F401
+    from keras_vmoe.trainers import configurables
 
     paths = [find(name) for name in files]
     gin.clear_config()
@@ -78,11 +81,29 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
         if folder not in _search_path:
             _search_path.add(folder)
             gin.add_config_file_search_path(folder)
-    with _quiet_logging():
-        for path in paths:
-            gin.parse_config_file(str(path))
-    for binding in bindings:
-        _parse_binding(gin, binding)
+    try:
+        with _quiet_logging():
+            for path in paths:
+                gin.parse_config_file(str(path))
+        for binding in bindings:
+            _parse_binding(gin, binding)
+    except ValueError as error:
+        hint = _nearest(str(error), configurables.PARAMETERS)
+        raise ValueError(f"{errors.one_line(error)}{hint}") from error
+
+
+def _nearest(message: str, parameters: Mapping[str, Sequence[str]]) -> str:
+    """Returns what may have been meant where gin did not find a name; else nothing."""
+    wrong = _WRONG_PARAMETER.search(message)
+    if wrong:
+        near = difflib.get_close_matches(wrong[2], parameters.get(wrong[1], ()), 2, cutoff=0.7)
+        near = [f"{wrong[1]}.{name}" for name in near]
+    else:
+        wrong = _WRONG_NAME.search(message)
+        by_case = {name.lower(): name for name in parameters}
+        near = difflib.get_close_matches(wrong[1].lower(), by_case, 2) if wrong else []
+        near = [by_case[name] for name in near]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _parse_binding(gin: ModuleType, binding: str) -> None:

@@ -99,3 +99,18 @@ def test_the_length_of_a_run():
     assert parse("train.epochs=2.5").total_steps(10) == 25
     assert parse("train.epochs=2.5", "train.steps=4").total_steps(10) == 4
     assert parse("train.epochs=0.001").total_steps(10) == 1
+
+
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        ("train.epoch=3", r"n.t have a parameter named 'epoch'.*did you mean train\.epochs\?"),
+        ("VMoE.num_expert=3", r"did you mean VMoE\.num_experts"),
+        ("trian.epochs=3", r"matching 'trian'.*did you mean train\?"),
+        ("train.model=@VMOE", r"did you mean VMoE\?"),
+        ("train.model=@Xyzzy", r"matching reference '@Xyzzy'[^?]*$"),
+    ],
+)
+def test_a_misspelt_name_brings_the_nearest(binding, words):
+    with pytest.raises(ValueError, match=words):
+        gin_config.parse([], [binding])
