@@ -32,10 +32,10 @@ dataset.name = 'digits'
 """
 ROWS = (
     {"step": 2, "split": "train", "loss": 2.0, "accuracy": 0.1, "images_per_second": 8.0},
-    {"step": 4, "split": "eval", "loss": 1.5, "accuracy": 0.2, "fewshot/5_shot": 0.3},
+    {"step": 4, "split": "eval", "loss": 1.5, "accuracy": 0.2, "fewshot/5shot": 0.3},
     {"step": 4, "split": "train", "loss": 1.0, "accuracy": 0.4, "images_per_second": 4.0},
     {"step": 6, "split": "train", "loss": 0.9, "accuracy": 0.5, "images_per_second": 2.0},
-    {"step": 6, "split": "eval", "loss": 0.8, "accuracy": 0.75, "fewshot/5_shot": 0.5},
+    {"step": 6, "split": "eval", "loss": 0.8, "accuracy": 0.75, "fewshot/5shot": 0.5},
     {"step": 8, "split": "train", "loss": 0.7, "accuracy": 0.5, "images_per_second": 2.0},
 )
 
@@ -155,7 +155,7 @@ def test_what_a_run_reached_and_cost(folder):
     assert (summary.name, summary.sparse, summary.seed) == ("sparse", True, 7)
     assert summary.params == model.count_params()
     assert summary.accuracy == 0.75
-    assert summary.few_shot == {"fewshot/5_shot": 0.5}
+    assert summary.few_shot == {"fewshot/5shot": 0.5}
     wanted = {"num_experts": 4, "num_selected": 2, "placement": "every_2", "sparse_blocks": 1}
     wanted |= {"renormalise_gates": False, "capacity_factor": 0.5, "width": 8, "steps": 6}
     assert {name: summary.arguments[name] for name in wanted} == wanted

@@ -126,7 +126,7 @@ def _dropped_patches(inputs: Inputs, path: Path) -> None:
     else:
         # By position, vanilla routing serves the first image of a group best and the last worst.
         shown = (0, group // 2, group - 1)
-        captions = [f"image {place + 1} of a group of {group}" for place in shown]
+        captions = [f"{place + 1} of {group} in its group" for place in shown]
     figures.plot_dropped_patches(images, records, path, shown, captions)
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from keras_vmoe.analysis.routing_statistics import LayerStatistics
 
 _MOST_TILES_A_LINE = 16
-_INCHES = 0.85
+# The side of a tile, in inches, of which there are few or many.
+_WIDE, _NARROW, _MANY = 0.85, 0.55, 8
 
 
 def plot_expert_position(
@@ -79,9 +80,10 @@ def plot_expert_position(
     experts = max(len(maps[name]) for name in names)
     columns = min(experts, _MOST_TILES_A_LINE)
     lines = -(-experts // columns)
+    side = _WIDE if columns <= _MANY else _NARROW
     tall = 0.3 + image_shape[0] / image_shape[1]
-    height = 0.5 + len(names) * (0.25 + tall * _INCHES * lines)
-    figure = canvas.new_figure(max(1.3 + 1.12 * _INCHES * columns, 5.0), height)
+    height = 0.5 + len(names) * (0.25 + tall * side * lines)
+    figure = canvas.new_figure(max(1.3 + 1.12 * side * columns, 5.0), height)
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     top = max(maps[name].max() for name in names)
     for axis, name in zip(axes, names, strict=True):

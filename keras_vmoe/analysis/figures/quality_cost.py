@@ -52,8 +52,7 @@ def plot_quality_cost(runs: Sequence[RunSummary], path: str | Path) -> Figure:
     shared = [name for name in runs[0].few_shot if all(name in run.few_shot for run in runs)]
     qualities: dict[str, Callable[[RunSummary], float]] = {"accuracy": lambda run: run.accuracy}
     for name in shared:
-        words = name.removeprefix("fewshot/").replace("/", " ").replace("_", " ")
-        qualities[f"few-shot {words}"] = lambda run, n=name: run.few_shot[n]
+        qualities[_few_shot(name)] = lambda run, n=name: run.few_shot[n]
     flops = _scale([run.train_flops for run in runs], _FLOPS)
     seconds = _scale([run.train_seconds for run in runs], _SECONDS)
     costs = {
@@ -72,6 +71,12 @@ def plot_quality_cost(runs: Sequence[RunSummary], path: str | Path) -> Figure:
     figure.suptitle("Quality against the cost of training", fontsize=11)
     canvas.save(figure, path, _rows(runs))
     return figure
+
+
+def _few_shot(name: str) -> str:
+    """`fewshot/digits/5shot` in words."""
+    *dataset, shots = name.removeprefix("fewshot/").split("/")
+    return " ".join([*dataset, f"{shots.removesuffix('shot')}-shot accuracy"])
 
 
 def _scale(values: list[float], units: Sequence[tuple[float, str]]) -> tuple[float, str]:

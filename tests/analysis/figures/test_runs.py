@@ -27,12 +27,12 @@ def sparse(name, accuracy, experts=8, k=1, placement="every_2", renormalise=Fals
 
 
 def test_quality_against_cost(tmp_path):
-    shots = {"fewshot/5_shot": 0.5}
+    shots = {"fewshot/5shot": 0.5}
     runs = [
-        made.run("small", False, 0.80, 2e12, 60, 0, shots),
+        made.run("small", False, 0.80, 2e12, 60, 0, {"fewshot/1shot": 0.2, **shots}),
         made.run("worse", False, 0.79, 3e12, 70, 0, shots),
-        made.run("large", False, 0.90, 8e12, 200, 0, {"fewshot/5_shot": 0.6}),
-        made.run("moe", True, 0.95, 3e12, 90, 4, {**shots, "fewshot/1_shot": 0.1}),
+        made.run("large", False, 0.90, 8e12, 200, 0, {"fewshot/5shot": 0.6}),
+        made.run("moe", True, 0.95, 3e12, 90, 4, shots),
     ]
     path = tmp_path / "quality.png"
     figure = figures.plot_quality_cost(runs, path)
@@ -46,7 +46,7 @@ def test_quality_against_cost(tmp_path):
     assert figure.axes[2].get_xlabel() == "training compute (TFLOPs)"
     assert figure.axes[3].get_xlabel() == "measured training time (minutes)"
     labels = [axis.get_ylabel() for axis in figure.axes[::2]]
-    assert labels == ["accuracy (%)", "few-shot 5 shot (%)"]
+    assert labels == ["accuracy (%)", "5-shot accuracy (%)"]
     assert {text.get_text() for text in flops.texts} == {"small", "worse", "large", "moe"}
     found = made.rows(path)
     assert found[3] == {
@@ -57,10 +57,11 @@ def test_quality_against_cost(tmp_path):
         "train_flops": 3e12,
         "train_seconds": 90,
         "accuracy": 0.95,
-        "fewshot/5_shot": 0.5,
-        "fewshot/1_shot": 0.1,
+        "fewshot/1shot": "",
+        "fewshot/5shot": 0.5,
     }
-    assert found[0]["fewshot/1_shot"] == ""
+    assert found[0]["fewshot/1shot"] == 0.2
+    assert quality_cost._few_shot("fewshot/pets/10shot") == "pets 10-shot accuracy"
     with pytest.raises(ValueError, match="at least two. Received: 1"):
         figures.plot_quality_cost(runs[:1], path)
 
