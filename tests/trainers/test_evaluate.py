@@ -4,9 +4,10 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
-from keras_vmoe import analysis, models
+from keras_vmoe import analysis, evaluation, models
 from keras_vmoe.trainers import cli, evaluate, sweeping, trained
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.models import tiny
@@ -31,9 +32,15 @@ def test_it_says_what_the_run_said(finished_run, capsys):
     assert "digits: 360 held-out images, 10 classes" in out
 
 
-def test_batches_alone_and_of_ones_own_size(finished_run, capsys):
-    _, out, _ = run(capsys, f"--workdir={finished_run}", "--batches=2", "--batch_size=50")
+def test_batches_alone_of_ones_own_size_and_another_loss(finished_run, capsys):
+    words = ["--batches=2", "--batch_size=50", "--gin_bindings=train.loss='sigmoid'"]
+    _, out, _ = run(capsys, f"--workdir={finished_run}", *words)
     assert "digits: 100 held-out images" in out
+    model = trained.load(finished_run)
+    first = list(model.eval_batches(50).take(2))
+    assert f"accuracy {evaluation.evaluate(model.model, first).accuracy:.2%}" in out
+    # Ten binary cross entropies of logits near 0.
+    assert float(re.search(r"loss ([\d.]+)", out)[1]) == pytest.approx(10 * np.log(2), rel=0.1)
 
 
 def test_a_dense_file_on_data_of_a_gin_file(dense_run, capsys):

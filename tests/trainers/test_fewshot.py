@@ -1,6 +1,7 @@
 """Few-shot transfer of trained models: the features, the command, and between training steps."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -32,7 +33,8 @@ def folder(tmp_path_factory):
             place = root / split / label
             place.mkdir(parents=True)
             for number in range(8):
-                pixels = random.integers(level, level + 60, (16, 16, 3), "uint8")
+                # Of several sizes: they stay in their files.
+                pixels = random.integers(level, level + 60, (16 + number % 2, 16, 3), "uint8")
                 (place / f"{number}.png").write_bytes(tf.io.encode_png(pixels).numpy())
     return root
 
@@ -72,6 +74,8 @@ def test_only_drawn_images_go_through_the_model(model):
     assert seen == [len(found.rows), 360]
     assert 30 < len(found.rows) <= 60
     assert len(found.labels) == 1437
+    every, _ = evaluation.collect_features(extractor, batches(DIGITS.train))
+    np.testing.assert_allclose(found.features, every[found.rows], atol=1e-5)
     assert few_shot_evaluation.passes(DIGITS, (1, 3), (0, 1), batch_size=100) == 1 + 4
     result = evaluation.few_shot_transfer({"digits": found}, (1, 3), (0, 1))["digits"]
     wanted = whole(model, DIGITS, (1, 3), (0, 1))
@@ -81,14 +85,14 @@ def test_only_drawn_images_go_through_the_model(model):
 def test_of_files_too(folder):
     model = tiny.vit(num_layers=1)
     source = data.load(f"image_folder:{folder}")
-    found = few_shot_evaluation.few_shot_data(
-        models.feature_extractor(model),
-        source,
-        (2,),
-        (0,),
-        lambda split: batches(split, channels=3),
-    )
+    extractor = models.feature_extractor(model)
+    coloured = functools.partial(batches, channels=3)
+    found = few_shot_evaluation.few_shot_data(extractor, source, (2,), (0,), coloured)
+    assert isinstance(source.train, data.FileSplit)
     assert len(found.rows) == 4
+    every, labels = evaluation.collect_features(extractor, batches(source.train, channels=3))
+    np.testing.assert_allclose(found.features, every[found.rows], atol=1e-5)
+    assert found.labels.tolist() == labels.tolist()
     result = evaluation.few_shot_transfer({"": found}, (2,), (0,))[""]
     wanted = whole(model, source, (2,), (0,), channels=3)
     np.testing.assert_allclose(result.accuracies, wanted.accuracies, atol=1.01 / 16)
@@ -124,8 +128,12 @@ def test_it_measures_the_model_as_it_is(model):
     assert changed["fewshot/5shot"] < first["fewshot/5shot"]
     kernel.assign(kept)
     assert few_shot.measure(model, DIGITS) == first
+    other = tiny.vit(channels=1, num_classes=10, num_layers=1, width=4)
+    assert few_shot.measure(other, DIGITS) == FewShot(shots=(1, 5), seeds=2).measure(other, DIGITS)
+    assert few_shot.measure(other, DIGITS) != first
 
 
+@pytest.mark.slow
 def test_metrics_and_weights_of_a_sparse_model_are_left_alone():
     model = tiny.vmoe(channels=1, num_classes=10, num_layers=1, placement=(0,))
     model(tiny.images(3)[..., :1], training=True)

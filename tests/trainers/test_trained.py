@@ -114,10 +114,10 @@ def test_the_crop_of_the_gin_file_is_taken(file):
 
 def test_other_value_ranges_are_mapped(tmp_path):
     vit = tiny.vit()
-    models.Classifier(vit, "abc", value_range=(0.0, 2.0)).save(tmp_path / "model.keras")
+    models.Classifier(vit, "abc", value_range=(0.5, 2.5)).save(tmp_path / "model.keras")
     x = tiny.images(2)
     found = trained.load(tmp_path / "model.keras").model
-    np.testing.assert_allclose(found(x), vit(x + 1), atol=1e-5)
+    np.testing.assert_allclose(found(x), vit(x + 1.5), atol=1e-5)
 
 
 def test_a_model_without_names(tmp_path):
