@@ -215,9 +215,9 @@ def _loss(model: Trained) -> evaluation.Loss:
 
 def _evaluate(model: Trained, batches: _Batches) -> None:
     from keras_vmoe import evaluation
-    from keras_vmoe.trainers.benchmark.progress import Progress
+    from keras_vmoe.trainers.work_progress import WorkProgress
 
-    progress = Progress(total_work=float(batches.count))
+    progress = WorkProgress(total_work=float(batches.count))
     progress.begin("evaluation", work=float(batches.count))
     done = itertools.count(1)
     result = evaluation.evaluate(
@@ -253,11 +253,11 @@ def _run_sweep(
     settings: Sequence[evaluation.RoutingSetting],
 ) -> None:
     from keras_vmoe.trainers import sweeping, trained
-    from keras_vmoe.trainers.benchmark.progress import Progress
+    from keras_vmoe.trainers.work_progress import WorkProgress
 
     out = model_flags.out_folder(values)
     dense = None if values.dense_workdir is None else trained.load(values.dense_workdir)
-    progress = Progress(total_work=1.0)
+    progress = WorkProgress(total_work=1.0)
     progress.begin(f"{len(settings)} ways to route", work=1.0)
     rows = sweeping.sweep(
         model.model,

@@ -89,7 +89,7 @@ def _measure(
     """Prints the table and returns what is in it."""
     from keras_vmoe import evaluation, models
     from keras_vmoe.trainers import few_shot_evaluation
-    from keras_vmoe.trainers.benchmark.progress import Progress
+    from keras_vmoe.trainers.work_progress import WorkProgress
 
     extractor = models.feature_extractor(model.model)
     for source in sources:
@@ -102,7 +102,7 @@ def _measure(
     size = batch_size or (model.config.eval_batch_size if model.config else 256)
     work = [few_shot_evaluation.passes(source, shots, seeds, size) for source in sources]
     fits = len(sources) * len(shots) * len(seeds)
-    progress = Progress(total_work=float(sum(work) + fits))
+    progress = WorkProgress(total_work=float(sum(work) + fits))
     found = {}
     for source, batches in zip(sources, work, strict=True):
         progress.begin(f"features of {source.name}", work=float(batches))

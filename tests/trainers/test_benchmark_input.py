@@ -10,9 +10,9 @@ import tensorflow as tf
 from keras_vmoe import data
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.benchmark import input as input_of
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.benchmark.settings import InputSettings
 from keras_vmoe.trainers.benchmark.timing import Clocks
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 
 def run(*words):
@@ -105,7 +105,7 @@ def test_the_stages_are_parts_of_the_pipeline(folder, kind):
     for one, other in zip(plain, flipped, strict=True):
         assert np.array_equal(one, other) or np.array_equal(one[:, ::-1], other)
     settings = InputSettings(rounds=1, seconds=0.01, warmup=1)
-    progress = Progress(input_of.total_work(pipeline, settings), stream=io.StringIO())
+    progress = WorkProgress(input_of.total_work(pipeline, settings), stream=io.StringIO())
     rows = input_of.measure_input(pipeline, settings, progress)
     assert [row["stage"] for row in rows] == pipeline.stages()
 

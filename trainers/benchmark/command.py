@@ -10,9 +10,9 @@ from keras_vmoe.trainers import command_line
 from keras_vmoe.trainers.benchmark import input_command, memory, tables
 from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark import settings as settings_of
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.profile import parse_override
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 _HELP = """
 usage: keras-vmoe benchmark TABLE [options]
@@ -158,7 +158,7 @@ def _run_layer(argv: Sequence[str]) -> int:
     from keras_vmoe.trainers.benchmark import layer
 
     grid = layer.cells(settings) + layer.capacity_cells(settings)
-    progress = Progress(sum(cell.work for cell in grid))
+    progress = WorkProgress(sum(cell.work for cell in grid))
     try:
         print(f"\n{tables.header(tables.LAYER)}", flush=True)
         report["rows"] = layer.measure_layer(
@@ -214,7 +214,7 @@ def _run_model(argv: Sequence[str]) -> int:
 
     model.check_rows(settings)
     report = report_of.begin("model", settings)
-    progress = Progress(model.total_work(settings))
+    progress = WorkProgress(model.total_work(settings))
     try:
         print(f"\n{tables.header(tables.MODEL)}", flush=True)
         report["rows"], report["plain"] = model.measure_model(

@@ -12,9 +12,9 @@ import tensorflow as tf
 from keras_vmoe import data
 from keras_vmoe.data import order
 from keras_vmoe.trainers import gin_config
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.benchmark.settings import AUGMENTATIONS, CROPS, MIXES, InputSettings
 from keras_vmoe.trainers.benchmark.timing import SYSTEM_CLOCKS, Clocks
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 READ, DECODE, CROP, AUGMENT, MIX = "read", "decode, crop", "crop", "augment", "mix"
 
@@ -132,7 +132,7 @@ def total_work(pipeline: Pipeline, settings: InputSettings) -> float:
 def measure_input(
     pipeline: Pipeline,
     settings: InputSettings,
-    progress: Progress,
+    progress: WorkProgress,
     clocks: Clocks = SYSTEM_CLOCKS,
 ) -> list[dict[str, Any]]:
     """Measures the pipeline up to each of its stages.

@@ -10,8 +10,8 @@ from keras_vmoe.trainers import command_line
 from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark import settings as settings_of
 from keras_vmoe.trainers.benchmark import tables
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.errors import UsageError
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 _TEXT = """
 Prints how many images a second the input pipeline of a training run gives: that of a gin file, or
@@ -93,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
         kept = ("gin_file", "gin_bindings", "rounds", "seconds", "warmup")
         report["settings"] = {name: report["settings"][name] for name in kept}
     report["pipeline"] = pipeline.describe()
-    progress = Progress(input_of.total_work(pipeline, settings))
+    progress = WorkProgress(input_of.total_work(pipeline, settings))
     print("\n".join(f"{name:<9}{value}" for name, value in report["pipeline"].items()), flush=True)
     try:
         report["rows"] = input_of.measure_input(pipeline, settings, progress)

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from keras_vmoe import layers
 from keras_vmoe.trainers.benchmark import graphs
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.benchmark.settings import FORWARD, LayerSettings, Tokens
 from keras_vmoe.trainers.benchmark.timing import Candidate, Samples, interleave
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 # A backward pass is two matmuls for each one of the forward pass.
 _WORK = {FORWARD: 1.0}
@@ -290,7 +290,7 @@ def _compare(samples: dict[str, Samples]) -> dict[str, Any]:
 
 
 def measure_layer(
-    settings: LayerSettings, progress: Progress, on_row: Callable[[dict[str, Any]], None]
+    settings: LayerSettings, progress: WorkProgress, on_row: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
     """Measures the table of layer efficiencies.
 
@@ -322,7 +322,7 @@ def capacity_cells(settings: LayerSettings) -> list[Cell]:
 
 
 def measure_capacity(
-    settings: LayerSettings, progress: Progress, on_row: Callable[[dict[str, Any]], None]
+    settings: LayerSettings, progress: WorkProgress, on_row: Callable[[dict[str, Any]], None]
 ) -> list[dict[str, Any]]:
     """Measures how the time of a layer follows its capacity.
 

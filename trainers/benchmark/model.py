@@ -13,10 +13,10 @@ import tensorflow as tf
 from keras_vmoe import layers, models
 from keras_vmoe.trainers.benchmark import graphs, memory
 from keras_vmoe.trainers.benchmark.plain_vit import plain_vit
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.benchmark.settings import FORWARD, TRAIN, ModelSettings, Row
 from keras_vmoe.trainers.benchmark.timing import Candidate, interleave
 from keras_vmoe.trainers.errors import UsageError
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 PLAIN = Row("plain_vit")
 PASSES = (FORWARD, TRAIN)
@@ -165,7 +165,7 @@ def kept_share(model: keras.Model, settings: ModelSettings) -> float | None:
 
 
 def measure_row(
-    row: Row, plain: keras.Model, settings: ModelSettings, progress: Progress
+    row: Row, plain: keras.Model, settings: ModelSettings, progress: WorkProgress
 ) -> list[dict[str, Any]]:
     """Measures the forward pass and the training step of a row beside the plain ViT's.
 
@@ -204,7 +204,7 @@ def measure_row(
     return rows
 
 
-def _peak(row: Row, mode: str, settings: ModelSettings, progress: Progress) -> int | None:
+def _peak(row: Row, mode: str, settings: ModelSettings, progress: WorkProgress) -> int | None:
     if not settings.memory:
         return None
     progress.begin(f"{row.name} {mode}, memory", _WORK_OF_MEMORY)
@@ -218,7 +218,7 @@ def total_work(settings: ModelSettings) -> float:
 
 
 def measure_model(
-    settings: ModelSettings, progress: Progress, on_row: Callable[[dict[str, Any]], None]
+    settings: ModelSettings, progress: WorkProgress, on_row: Callable[[dict[str, Any]], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Measures the table of models.
 

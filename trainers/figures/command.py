@@ -177,8 +177,8 @@ def _check_libraries() -> None:
 
 
 def _draw(inputs: Inputs, names: list[str], chosen: bool) -> int:
-    from keras_vmoe.trainers.benchmark.progress import Progress
     from keras_vmoe.trainers.figures.making import RECIPES
+    from keras_vmoe.trainers.work_progress import WorkProgress
 
     began = time.monotonic()
     # TensorFlow warns of the models that are compiled one after the other.
@@ -190,7 +190,7 @@ def _draw(inputs: Inputs, names: list[str], chosen: bool) -> int:
     _introduce(inputs)
     recipes = {name: recipe for name, recipe in recipes.items() if name not in lacking}
     inputs.out.mkdir(parents=True, exist_ok=True)
-    inputs.progress = Progress(_total_work(inputs, recipes))
+    inputs.progress = WorkProgress(_total_work(inputs, recipes))
     try:
         for name, recipe in recipes.items():
             path = inputs.out / f"{name}.png"

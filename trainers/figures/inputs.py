@@ -13,8 +13,8 @@ from absl import flags
 
 from keras_vmoe import analysis, layers, models
 from keras_vmoe.trainers import model_flags, trained
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.figures.runs import summarise
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 _BATCH = 256
 # Running eagerly with records takes about so many times the time of a compiled pass.
@@ -100,7 +100,7 @@ class Inputs:
         self, values: flags.FlagValues, path: Path | None, runs: Sequence[Path], out: Path
     ) -> None:
         self.values, self.path, self.folders, self.out = values, path, tuple(runs), out
-        self.progress: Progress | None = None
+        self.progress: WorkProgress | None = None
 
     @functools.cached_property
     def subject(self) -> Subject | None:
@@ -110,7 +110,7 @@ class Inputs:
     @functools.cached_property
     def runs(self) -> list[analysis.RunSummary]:
         """What the runs that are compared reached."""
-        progress, found = Progress(max(len(self.folders), 1)), []
+        progress, found = WorkProgress(max(len(self.folders), 1)), []
         for folder in self.folders:
             progress.begin(f"reading {folder}", 1)
             found.append(summarise(folder, trained.load(folder).model))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.metrics_log import MetricsLog
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -69,7 +69,7 @@ def train_all(trainings: Sequence[Training], steps: int, processes: int) -> None
             are stopped first; each has saved its state, and goes on when called again.
     """
     waiting, running, done = list(trainings), {}, 0
-    progress = Progress(total_work=float(len(trainings) * steps))
+    progress = WorkProgress(total_work=float(len(trainings) * steps))
     progress.begin("training", work=float(len(trainings) * steps))
     try:
         while waiting or running:

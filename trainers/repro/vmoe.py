@@ -11,9 +11,9 @@ import numpy as np
 
 from keras_vmoe import analysis, data, evaluation, models
 from keras_vmoe.trainers import configurables, gin_config
-from keras_vmoe.trainers.benchmark.progress import Progress
 from keras_vmoe.trainers.repro.paired import Estimate, difference, estimate, verdict
 from keras_vmoe.trainers.repro.training import Training, train_all
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 DENSE, SPARSE, PRIORITY = "dense", "sparse", "priority"
 GIN_FILES = {kind: f"repro/vmoe_{kind}.gin" for kind in (DENSE, SPARSE, PRIORITY)}
@@ -146,7 +146,7 @@ def _sweep(
         trained[SPARSE][0], capacity_factors=CAPACITY_FACTORS, priorities=("vanilla", "bpr")
     )
     calls = evaluation.sweep_calls(count, len(settings), timing_rounds=3)
-    progress = Progress(total_work=float(len(trained[SPARSE])))
+    progress = WorkProgress(total_work=float(len(trained[SPARSE])))
     found: dict[tuple[str, float], list[evaluation.SweepRow]] = {}
     for model in trained[SPARSE]:
         progress.begin("accuracy against capacity", work=1.0)
@@ -170,7 +170,7 @@ def _few_shot(
     """Digits, which no model has seen, from a few examples of each."""
     source = data.load("digits")
     found: dict[tuple[str, int], list[float]] = {}
-    progress = Progress(total_work=float(sum(map(len, trained.values()))))
+    progress = WorkProgress(total_work=float(sum(map(len, trained.values()))))
     for kind, of_kind in trained.items():
         for model in of_kind:
             progress.begin("few-shot transfer", work=1.0)

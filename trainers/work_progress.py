@@ -13,7 +13,7 @@ from keras_vmoe.trainers.progress import duration
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-class Progress:
+class WorkProgress:
     """Shows what is being measured, the share of the work that is done, and the time that is left.
 
     On a terminal one line is drawn over and over; anywhere else a line is printed every 15
@@ -25,7 +25,7 @@ class Progress:
         clock: seconds; tests hand in their own.
 
     Example:
-        >>> progress = Progress(total_work=2.0)
+        >>> progress = WorkProgress(total_work=2.0)
         >>> progress.begin("first half", work=1.0)
         >>> progress.advance(1.0)
     """
