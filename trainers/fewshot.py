@@ -94,11 +94,7 @@ def _measure(
     extractor = models.feature_extractor(model.model)
     for source in sources:
         few_shot_evaluation.check_shots(source, shots, seeds)
-        print(
-            f"data     {source.name}: {source.train.num_examples:,} images to draw from, "
-            f"{source.eval.num_examples:,} held out, {source.num_classes} classes",
-            flush=True,
-        )
+        _introduce(source)
     size = batch_size or (model.config.eval_batch_size if model.config else 256)
     work = [few_shot_evaluation.passes(source, shots, seeds, size) for source in sources]
     fits = len(sources) * len(shots) * len(seeds)
@@ -122,3 +118,11 @@ def _measure(
     )
     progress.print(evaluation.few_shot_table(results))
     return results
+
+
+def _introduce(source: data.ImageSource) -> None:
+    print(
+        f"data     {source.name}: {source.train.num_examples:,} images to draw from, "
+        f"{source.eval.num_examples:,} held out, {source.num_classes} classes",
+        flush=True,
+    )

@@ -232,8 +232,7 @@ def routing_sweep(
     require(len(settings) > 0, "settings must hold at least one. Received: none")
     sparse_layers(model)
     _check_dense(dense, model)
-    routed = [setting.apply(model) for setting in settings]
-    evaluators = [Evaluator(one, loss, exact_capacity) for one in routed]
+    evaluators = [Evaluator(setting.apply(model), loss, exact_capacity) for setting in settings]
     if dense is not None:
         evaluators.append(Evaluator(dense, loss))
     seconds: list[list[float]] = [[] for _ in evaluators]
@@ -249,13 +248,12 @@ def routing_sweep(
                     for evaluator, taken in zip(evaluators, seconds, strict=True):
                         taken.append(evaluator.seconds(batch))
                         on_call()
-    rows = []
-    for i, (setting, one) in enumerate(zip(settings, routed, strict=True)):
-        time = 1e3 * median(seconds[i]) / size if seconds[i] else None
-        rows.append(_row(setting, one, evaluators[i].result(), other_macs, time))
+    results = [evaluator.result() for evaluator in evaluators]
+    times = [1e3 * median(taken) / size if taken else None for taken in seconds]
+    parts = zip(settings, results, times, strict=False)  # without the dense model
+    rows = [_row(setting, result, other_macs, time) for setting, result, time in parts]
     if dense is not None:
-        time = 1e3 * median(seconds[-1]) / size if seconds[-1] else None
-        rows.append(_dense_row(evaluators[-1].result(), dense_macs, time))
+        rows.append(_dense_row(results[-1], dense_macs, times[-1]))
     return rows
 
 
@@ -301,11 +299,7 @@ def _check_dense(dense: keras.Model | None, model: keras.Model) -> None:
 
 
 def _row(
-    setting: RoutingSetting,
-    model: keras.Model,
-    result: Evaluation,
-    other_macs: float,
-    milliseconds: float | None,
+    setting: RoutingSetting, result: Evaluation, other_macs: float, milliseconds: float | None
 ) -> SweepRow:
     used = result.layers.values()
     choices = sum(layer.choices for layer in used)
