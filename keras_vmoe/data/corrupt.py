@@ -1,9 +1,13 @@
 """Images that cannot be decoded: counted, told of, left out up to a limit."""
 
+import re
 import threading
 import warnings
 
 import tensorflow as tf
+
+# What TensorFlow says of the place in its graph, in some messages.
+_NODE = re.compile(r"\{\{function_node \S*\}\}|__wrapped__\S*\}\}")
 
 
 class CorruptImages:
@@ -113,4 +117,4 @@ def try_decode(content: bytes | tf.Tensor, channels: int) -> tf.Tensor | str:
 
 def one_line(error: tf.errors.OpError) -> str:
     """Returns what went wrong, without where in TensorFlow it did."""
-    return error.message.split("\n")[0].split(" [Op:")[0].removeprefix("{{function_node ")
+    return _NODE.sub("", error.message.split("\n")[0]).split(" [Op:")[0].strip()

@@ -19,11 +19,11 @@ from keras_vmoe.trainers.benchmark import (
     memory,
     model,
     plain_vit,
-    progress,
     settings,
     tables,
     timing,
 )
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 TINY_MODEL = {
     "num_layers": 2,
@@ -385,7 +385,7 @@ def test_memory_is_measured_for_every_row_and_the_plain_vit(monkeypatch):
     monkeypatch.setattr(model.memory, "measure", fake)
     monkeypatch.setattr(model, "make_step", lambda *_: lambda: tf.constant(0.0))
     values = tiny_model(memory=True)
-    bar = progress.Progress(model.total_work(values), stream=io.StringIO())
+    bar = WorkProgress(model.total_work(values), stream=io.StringIO())
     rows, plain = model.measure_model(values, bar, lambda row: None)
     assert {row["peak_memory_bytes"] for row in rows} == {7}
     assert plain["peak_memory_bytes"] == {"forward": 7, "train": 7}

@@ -1,6 +1,5 @@
 """The command line of `keras-vmoe benchmark`: help, usage errors, tables, progress."""
 
-import io
 import subprocess
 import sys
 
@@ -8,7 +7,7 @@ import keras
 import pytest
 
 from keras_vmoe.trainers import cli
-from keras_vmoe.trainers.benchmark import environment, memory, progress, tables
+from keras_vmoe.trainers.benchmark import environment, memory, tables
 
 
 @pytest.mark.parametrize(
@@ -76,27 +75,6 @@ def test_help_imports_no_tensorflow():
     for word in ("--experts", "--capacities", "--memory", "--rows", "--json", "  layer", "  model"):
         assert word in done.stdout
     assert memory.COMMAND not in done.stdout
-
-
-def test_progress_on_a_terminal_and_in_a_log():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    for stream, first in ((Terminal(), "\r\x1b[2K"), (io.StringIO(), "")):
-        now = iter([0.0, *[20.0] * 9])
-        bar = progress.Progress(4.0, stream, lambda now=now: next(now))
-        bar.begin("one", 1.0)
-        assert stream.getvalue().startswith(first + "  0%  one  0:20 so far")
-        bar.advance(1.0)
-        bar.begin("two", 3.0)
-        assert bar.line() == " 25%  two  0:20 so far  ETA 1:00"
-
-
-def test_progress_goes_to_stderr_and_results_to_stdout(capsys):
-    bar = progress.Progress(1.0)
-    bar.print("a row")
-    assert capsys.readouterr().out == "a row\n"
 
 
 def test_a_table_shows_what_was_not_measured_as_a_dash():

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_vmoe import analysis, data, evaluation, models
-from keras_vmoe.trainers import configurables, gin_config
+from keras_vmoe.trainers import configurables, gin_config, sweeping
 from keras_vmoe.trainers.repro.paired import Estimate, difference, estimate, verdict
 from keras_vmoe.trainers.repro.training import Training, train_all
 from keras_vmoe.trainers.work_progress import WorkProgress
@@ -145,18 +145,12 @@ def _sweep(
     settings = evaluation.routing_settings(
         trained[SPARSE][0], capacity_factors=CAPACITY_FACTORS, priorities=("vanilla", "bpr")
     )
-    calls = evaluation.sweep_calls(count, len(settings), timing_rounds=3)
     progress = WorkProgress(total_work=float(len(trained[SPARSE])))
     found: dict[tuple[str, float], list[evaluation.SweepRow]] = {}
     for model in trained[SPARSE]:
         progress.begin("accuracy against capacity", work=1.0)
-        done = iter(range(1, calls + 1))
-        rows = evaluation.routing_sweep(
-            model,
-            batches,
-            settings,
-            timing_rounds=3,
-            on_call=lambda done=done: progress.advance(next(done) / calls),
+        rows = sweeping.sweep(
+            model, batches, count, settings, timing_rounds=3, advance=progress.advance
         )
         for setting, row in zip(settings, rows, strict=True):
             found.setdefault((setting.priority, setting.capacity_factor), []).append(row)
