@@ -82,7 +82,7 @@ def parse(files: Sequence[str], bindings: Sequence[str]) -> None:
             _search_path.add(folder)
             gin.add_config_file_search_path(folder)
     try:
-        with _quiet_logging():
+        with _quiet_logging(), _files_alone(gin):
             for path in paths:
                 gin.parse_config_file(str(path))
         for binding in bindings:
@@ -125,6 +125,18 @@ def _quiet_logging() -> Iterator[None]:
         yield
     finally:
         logging.disable(former)
+
+
+@contextlib.contextmanager
+def _files_alone(gin: ModuleType) -> Iterator[None]:
+    # Gin also takes "data/digits.gin" for a file of a Python package "data", and stumbles over any
+    # folder of that name on Python's path, such as one here.
+    former = gin.config._FILE_READERS
+    gin.config._FILE_READERS = [entry for entry in former if entry[0] is open]
+    try:
+        yield
+    finally:
+        gin.config._FILE_READERS = former
 
 
 def operative() -> str:

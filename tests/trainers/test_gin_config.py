@@ -101,6 +101,15 @@ def test_the_length_of_a_run():
     assert parse("train.epochs=0.001").total_steps(10) == 1
 
 
+def test_a_folder_here_that_is_called_like_one_of_ours_is_in_nobodys_way(tmp_path, monkeypatch):
+    for name in ("data", "models", "runs"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    gin_config.parse(["runs/quickstart.gin"], [])
+    assert configurables.train_config().epochs == 60.0
+
+
 @pytest.mark.parametrize(
     ("binding", "words"),
     [
