@@ -40,7 +40,7 @@ def seed_states(model: keras.Model) -> list[tf.Variable]:
 
 
 class NotFiniteError(ValueError):
-    """A weight that is NaN or infinite; the message is its path."""
+    """A weight or slot that is NaN or infinite; the message is its path."""
 
 
 class Checkpoints:
@@ -60,7 +60,8 @@ class Checkpoints:
         keep: int,
         warn: Callable[[str], None] = print,
     ) -> None:
-        self._step, self._weights = loop.global_step, loop.model.weights
+        self._step = loop.global_step
+        self._variables = [*loop.model.weights, *loop.optimizer.variables]
         self._warn = warn
         self.checkpoint = tf.train.Checkpoint(
             model=loop.model,
@@ -149,10 +150,10 @@ class Checkpoints:
         return self._write(self._best, int(self._step.numpy()))
 
     def _write(self, manager: tf.train.CheckpointManager, step: int) -> str:
-        for weight in self._weights:
+        for variable in self._variables:
             # A sum is not finite as soon as one of its terms is not.
-            if not np.isfinite(float(keras.ops.sum(keras.ops.cast(weight, "float32")))):
-                raise NotFiniteError(weight.path)
+            if not np.isfinite(float(keras.ops.sum(keras.ops.cast(variable, "float32")))):
+                raise NotFiniteError(variable.path)
         try:
             return manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_vmoe import data, models
-from keras_vmoe.trainers import gin_config, optimizers
+from keras_vmoe.trainers import errors, gin_config, optimizers
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.few_shot_evaluation import FewShot
 
@@ -50,6 +50,8 @@ def train_config() -> TrainConfig:
     try:
         return gin_config.load().get_configurable("train")()
     except TypeError as error:
+        if "required" not in str(error):  # a value of the wrong type, not one that is missing
+            raise ValueError(errors.one_line(error)) from error
         raise ValueError(
             f"the gin file binds no {_missing(error)}; a run binds train.model, train.optimizer, "
             "train.dataset and train.image_size, as runs/quickstart.gin does"

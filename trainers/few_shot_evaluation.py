@@ -19,6 +19,10 @@ DataSource = str | Callable[[], data.ImageSource]
 class FewShot:
     """Measures few-shot transfer while a model is being trained. Gin calls it `FewShot`.
 
+    Of datasets in memory and of files only the images that are drawn go through the model; of
+    streams (large sets of tensorflow_datasets), whose labels are not known before, all training
+    images do.
+
     Shots are drawn from the training images of each dataset; the accuracy is that on its held-out
     images, with the penalty that is best there (`evaluation.few_shot_transfer`).
 
@@ -108,12 +112,18 @@ class FewShot:
                 raise ValueError(f"FewShot.dataset holds two datasets of the name {source.name!r}")
             self._sources[source.name] = source
 
-    def measure(self, model: keras.Model, own: data.ImageSource | None = None) -> dict[str, float]:
+    def measure(
+        self,
+        model: keras.Model,
+        own: data.ImageSource | None = None,
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
         """The accuracies of a model as it is now. Its metrics and weights are left alone.
 
         Args:
             model: from images in [-1, 1] to logits.
             own: the data of the run, where no other is named.
+            on_batch: called after each batch; what it raises ends the measurement.
 
         Returns:
             "fewshot/5shot" and so on; of several datasets "fewshot/NAME/5shot".
@@ -128,6 +138,7 @@ class FewShot:
                 self.shots,
                 self.seeds,
                 lambda split: self._batches(model, split),
+                on_batch,
             )
             for name, source in self._sources.items()
         }

@@ -55,6 +55,7 @@ def find(name: str) -> Path:
         if path.is_file():
             return path
     runs = ", ".join(f"runs/{path.name}" for path in sorted(SHIPPED.glob("runs/*.gin")))
+    runs += f" and {len(list(SHIPPED.glob('runs/vmoe/*.gin')))} in runs/vmoe"
     raise FileNotFoundError(f"--gin_file={name}: no such file, here or in {SHIPPED} ({runs})")
 
 

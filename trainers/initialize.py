@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,8 +44,11 @@ def source_of(path: str) -> keras.Model | Mapping[str, np.ndarray]:
             "file or a .npz file"
         )
     if place.suffix == ".npz":
-        with np.load(place) as arrays:
-            return {name: arrays[name] for name in arrays.files if name != "config_json"}
+        try:
+            with np.load(place) as arrays:
+                return {name: arrays[name] for name in arrays.files if name != "config_json"}
+        except (OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"the file cannot be read as a NumPy archive ({error})") from error
     # Here, because it imports the run, which imports this module.
     from keras_vmoe.trainers import trained
 

@@ -30,7 +30,7 @@ def save_model(model: keras.Model, class_names: tuple[str, ...], workdir: Workdi
 
 
 def record_routing(
-    model: keras.Model, batches: tf.data.Dataset, count: int
+    model: keras.Model, batches: tf.data.Dataset, count: int, batch_size: int
 ) -> tuple[np.ndarray, dict[str, analysis.RoutingRecord]]:
     """Returns some held-out images and how each MoE layer routes them.
 
@@ -38,9 +38,11 @@ def record_routing(
         model: a functional model with MoE layers.
         batches: batches of `{"image", "mask"}`.
         count: how many images a picture will show; the shares under it are taken over more.
+        batch_size: how many go through the model at a time.
     """
     images = first_images(batches, max(count, _IMAGES_OF_SHARES))
-    return images, analysis.routing_records(model, images)
+    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    return images, analysis.routing_records(model, parts)
 
 
 def draw_routing(

@@ -8,13 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import keras
 import orbit
 import tensorflow as tf
 
 from keras_vmoe import checkpoints, data, models
-from keras_vmoe.trainers import gin_config, losses, results
+from keras_vmoe.trainers import gin_config, losses, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError
 from keras_vmoe.trainers.config import TrainConfig
@@ -88,8 +89,13 @@ class Run:
         return (
             self.first_step >= self.total_steps
             and self.workdir.metrics.last("eval", self.first_step) is not None
-            and self.workdir.model.exists()
+            and self._model_is_of(self.checkpoints.latest)
         )
+
+    def _model_is_of(self, checkpoint: str | None) -> bool:
+        # The model file is written after the last checkpoint: an older one is of a shorter run.
+        file, index = self.workdir.model, Path(f"{checkpoint}.index")
+        return file.exists() and file.stat().st_mtime_ns >= index.stat().st_mtime_ns
 
     def execute(self) -> None:
         """Trains from the step that was restored to the end, and writes the results.
@@ -115,6 +121,7 @@ class Run:
             raise
         finally:
             self._progress.close()
+            self._summaries.close()
         self._write_results()
 
     def _alternate(self) -> None:
@@ -122,6 +129,8 @@ class Run:
         intervals = [n for n in (config.eval_every, config.checkpoint_every) if n]
         if self._evaluation_is_due():
             self._evaluate(controller)
+        else:
+            self._keep_best()  # a run that died before it could
         while self.step < self.total_steps:
             ends = [(self.step // n + 1) * n for n in intervals]
             with _without_stdout():
@@ -148,16 +157,18 @@ class Run:
             # which the metrics of the layers would take for a batch of zeros.
             controller.evaluate(self._eval_steps)
             self._show_routing(drawn=self._is_due(self.config.picture_every))
-        if self.config.keep_best and self._is_best():
-            self._save(self.checkpoints.save_best)
+        self._keep_best()
         self._progress.pause(time.monotonic() - began)
 
-    def _is_best(self) -> bool:
+    def _keep_best(self) -> None:
+        now = self.workdir.metrics.last("eval", self.step)
+        if not self.config.keep_best or now is None:
+            return
         # Of the best checkpoint's own evaluation; a resume may have cut that one off.
         best_step = self.checkpoints.best_step
         best = None if best_step is None else self.workdir.metrics.last("eval", best_step)
-        now = self.workdir.metrics.last("eval", self.step)
-        return best is None or now["accuracy"] > best["accuracy"]
+        if best is None or now["accuracy"] > best["accuracy"]:
+            self._save(self.checkpoints.save_best)
 
     def _few_shot_is_due(self) -> bool:
         few_shot = self.config.few_shot
@@ -172,12 +183,14 @@ class Run:
             raise self._diverged(f"{error} is not finite", self.step) from error
 
     def _show_routing(self, drawn: bool) -> None:
-        count = self.config.routing_images
-        if not count or not models.is_sparse(self.model):
+        if not models.is_sparse(self.model):
             return
-        images, records = results.record_routing(self.model, self._eval_batches, count)
+        count = self.config.routing_images
+        images, records = results.record_routing(
+            self.model, self._eval_batches, count, self._eval_batch_size
+        )
         self._summaries.expert_load(records, self.step)
-        if drawn:
+        if drawn and count:
             results.draw_routing(images, records, count, self.workdir)
             self._summaries.picture("routing", self.workdir.routing, self.step)
 
@@ -257,7 +270,7 @@ class Run:
         self._progress.evaluating(self._evaluated, self._eval_steps)
 
     def _diverged(self, what: str, step: int) -> ValueError:
-        rate = float(keras.ops.convert_to_numpy(self._optimizer.learning_rate))
+        rate = optimizers.learning_rate_at(self._optimizer, step - 1)
         good = self.checkpoints.latest
         saved = f"the last good checkpoint is {good}" if good else "no checkpoint was saved before"
         return ValueError(
@@ -268,7 +281,9 @@ class Run:
     def _record(self, split: str, output: Mapping[str, float]) -> None:
         step = self.step
         if split == "eval" and self._few_shot_is_due():
-            transfer = self.config.few_shot.measure(self.model, self.source)
+            transfer = self.config.few_shot.measure(
+                self.model, self.source, on_batch=self.loop.stop.check
+            )
             self._summaries.scalars(transfer, step)
             output = {**output, **transfer}
         bad_step = self.loop.first_bad_step

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_vmoe import data, models
 from keras_vmoe.trainers import errors, gin_config
 from keras_vmoe.trainers.averaging import averaged_weights
+from keras_vmoe.trainers.checkpointing import BEST
 from keras_vmoe.trainers.config import TrainConfig
 
 _NO_DATA = (
@@ -130,7 +131,8 @@ def load(
     """Loads a trained model.
 
     Args:
-        path: the workdir of a run, finished or not, or a `.keras` file of a classifier of images.
+        path: the workdir of a run, finished or not, or a `.keras` file of a classifier of images,
+            or `WORKDIR/checkpoints/best`.
             Of a finished run `model.keras` is loaded; otherwise the model of `config.gin` gets
             the weights of the newest checkpoint that is whole (their average, if there is one).
         gin_files: other data to evaluate on, such as "data/fashion_mnist.gin".
@@ -158,15 +160,28 @@ def load(
         raise FileNotFoundError(
             f"{path}: there is no such file or folder; give a run's workdir or a .keras file"
         )
+    if place.is_dir() and place.name == BEST and place.parent.name == "checkpoints":
+        return _load_best(place, tuple(gin_files), tuple(gin_bindings))
     if place.is_dir():
         return _load_run(place, tuple(gin_files), tuple(gin_bindings))
     model, names = _load_file(place)
     return Trained(place, model, names, str(place), tuple(gin_files), tuple(gin_bindings))
 
 
+def _load_best(best: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
+    """The best checkpoint of a run, as `WORKDIR/checkpoints/best` names it."""
+    config = best.parent.parent / "config.gin"
+    if not config.is_file():
+        raise ValueError(f"{best} is not in the workdir of a run: {config} is missing")
+    model, names, step = _from_checkpoint(best, config)
+    return Trained(
+        best, model, names, f"{best}, step {step:,}", (str(config), *gin_files), bindings
+    )
+
+
 def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
     file, config = folder / "model.keras", folder / "config.gin"
-    newest = _checkpoints(folder)[:1]
+    newest = _checkpoints(folder / "checkpoints")[:1]
     files = ((str(config),) if config.is_file() else ()) + gin_files
     # A run that goes on after its end has checkpoints that are newer than its model.
     if file.is_file() and not (newest and _time(newest[0]) > file.stat().st_mtime):
@@ -180,7 +195,8 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
         raise ValueError(
             f"{folder} holds no checkpoint yet; let keras-vmoe train go on, or give another workdir"
         )
-    model, names, origin = _from_checkpoint(folder, config)
+    model, names, step = _from_checkpoint(folder / "checkpoints", config)
+    origin = f"{folder}, step {step:,} (not finished)"
     return Trained(folder, model, names, origin, files, bindings)
 
 
@@ -222,9 +238,8 @@ def _logits_model(classifier: models.Classifier) -> keras.Model:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The index files of a run's checkpoints, the newest first."""
-    files = (folder / "checkpoints").glob("ckpt-*.index")
-    return sorted(files, key=_step, reverse=True)
+    """The index files of the checkpoints in a folder, the newest first."""
+    return sorted(folder.glob("ckpt-*.index"), key=_step, reverse=True)
 
 
 def _step(index: Path) -> int:
@@ -235,8 +250,9 @@ def _time(index: Path) -> float:
     return index.stat().st_mtime
 
 
-def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tuple[str, ...], str]:
-    """The model that a run's config describes, with the weights of its newest checkpoint."""
+def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tuple[str, ...], int]:
+    """The model that a run's config describes, with the weights of the newest checkpoint of a
+    folder; the names of its classes; the step."""
     with _separate_gin():
         _parse([str(config_file)], [])
         from keras_vmoe.trainers import configurables
@@ -255,8 +271,7 @@ def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tupl
     with averaged_weights(model, optimizer):
         averaged = model.get_weights()
     model.set_weights(averaged)
-    origin = f"{folder}, step {_step(restored):,} (not finished)"
-    return model, source.class_names, origin
+    return model, source.class_names, _step(restored)
 
 
 def _restore(checkpoint: tf.train.Checkpoint, folder: Path) -> Path:

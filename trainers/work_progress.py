@@ -1,4 +1,4 @@
-"""The line on standard error that shows how far a benchmark is."""
+"""The line on standard error that shows how far work that comes in pieces is."""
 
 from __future__ import annotations
 

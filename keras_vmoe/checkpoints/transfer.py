@@ -15,6 +15,8 @@ from keras_vmoe.ops.validation import require
 
 # What a fine-tuned model makes anew, or leaves behind.
 FRESH = ("head/", "pre_logits/")
+# A class token, by our name and the reference's: pooling may come with one, or without.
+_CLASS_TOKEN = ("class_token/token", "cls")
 
 
 class Transfer(NamedTuple):
@@ -86,6 +88,8 @@ def transfer(
     for name, variable in variables.items():
         if is_fresh(variable.path):
             continue
+        if name not in arrays and name in _CLASS_TOKEN:
+            continue
         if name not in arrays:
             problems.append(f"missing: {name}")
             continue
@@ -97,7 +101,9 @@ def transfer(
             problems.append(f"wrong shape: {name} is {array.shape}, the model needs {shape}")
         plan[name] = array
     left = [name for name in arrays if name not in plan]
-    problems += [f"left over: {name}" for name in left if not is_fresh(name)]
+    problems += [
+        f"left over: {name}" for name in left if not (is_fresh(name) or name in _CLASS_TOKEN)
+    ]
     require(
         not problems,
         f"the source does not fit model {model.name!r}:\n  " + "\n  ".join(sorted(problems)),

@@ -118,6 +118,14 @@ def test_weights_that_are_not_finite_are_not_saved(saved, bad):
     assert checkpoints.latest.endswith("ckpt-6")
 
 
+def test_slots_that_are_not_finite_are_not_saved(saved):
+    _, loop, checkpoints, _ = restore(saved)
+    set_step(loop, 8)
+    loop.optimizer.variables[-1].assign(np.full(loop.optimizer.variables[-1].shape, np.nan))
+    with pytest.raises(NotFiniteError):
+        checkpoints.save()
+
+
 def test_a_step_is_saved_once(saved):
     _, _, checkpoints, _ = restore(saved)
     before = (saved / "ckpt-6.index").stat().st_mtime_ns

@@ -71,6 +71,41 @@ def optimizer_of(name, **settings):
     return parse(name).optimizer(total_steps=100_000, steps_per_epoch=1_000, **settings)
 
 
+SPARSE = [name for name in RECIPES if not name.endswith("_dense.gin")]
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_the_sparse_blocks_are_those_of_the_papers(name):
+    parse(name)
+    gin = gin_config.load()
+
+    def bound(argument, default=None):
+        try:
+            return gin.query_parameter(f"from_variant.{argument}")
+        except ValueError:
+            return default
+
+    assert bound("num_selected") == 2
+    assert bound("num_experts") == (32 if "_jft" in name else 8)
+    assert (
+        bound("placement")
+        == {"every2": "every_2", "last2": "last_2", "last5": "last_5"}[name.split("_")[1]]
+    )
+    # No recipe of the paper or of the released code switches it on.
+    assert bound("batch_priority") is False
+    assert bound("capacity_factor") == (1.5 if "finetune" in name else 1.05)
+    small = any(task in name for task in ("pets", "flowers", "vtab"))
+    scratch = name == "vmoe/s32_last2_imagenet.gin"
+    assert bound("expert_dropout_rate") == (0.1 if small else 0.2 if scratch else None)
+    assert bound("eval_capacity_factor") == (4.0 if scratch else None)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "finetune" not in name])
+def test_weight_decay_is_that_of_the_papers(name):
+    rules = optimizer_of(name).rules.weight_decay
+    assert rules == (0.1 if "_jft" in name else ((".*kernel", 0.1),))
+
+
 def test_the_settings_of_the_papers_arrive():
     upstream = optimizer_of("vmoe/h14_last5_jft.gin")
     assert upstream.global_clipnorm == 10.0

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 
 import keras
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_vmoe.trainers import stopping
+from keras_vmoe.trainers import optimizers, stopping
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.trainers.tiny import train
 
@@ -172,12 +171,15 @@ def test_a_full_disk_keeps_what_was_saved(trained, tmp_path, capsys, monkeypatch
 def test_a_diverged_run_stops_before_it_saves(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "copy")
     before = sorted(workdir.rglob("ckpt*"))
-    words = ("train.steps=8", "adamw.learning_rate=1e30", "adamw.clipnorm=None")
+    words = ("train.steps=12", "train.log_every=6", "train.eval_every=6")
+    words += ("adamw.learning_rate=1e30", "adamw.clipnorm=None")
     (workdir / "config.gin").unlink()
     assert train(workdir, *words) == 1
     message = capsys.readouterr().err
-    # Step 7 moves the weights out of the numbers, so that step 8 is the first to see it.
-    assert re.search(r"the training loss is not finite at step 8, learning rate \S+; ", message)
+    # Step 7 moves the weights out of the numbers, so that step 8 is the first to see it, in the
+    # middle of a round. Five epochs of warm-up are cut to half of the run.
+    rate = float(optimizers.cosine(1e30, total_steps=12, warmup_steps=6)(7))
+    assert f"the training loss is not finite at step 8, learning rate {rate:.3g}; " in message
     assert f"the last good checkpoint is {workdir}/checkpoints/ckpt-6" in message
     assert sorted(workdir.rglob("ckpt*")) == before
 
@@ -232,6 +234,20 @@ def test_a_finished_run_says_that_it_went_further(trained, tmp_path, capsys):
     assert train(workdir, "train.steps=2") == 0
     assert "already trained to step 6" in (printed := capsys.readouterr().out)
     assert "further than the 2 asked for" in printed
+
+
+def test_a_longer_run_that_died_before_its_model_is_not_finished(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "copy")
+    assert train(workdir, "train.steps=8") == 0
+    # As if it had died after its last evaluation: the model is that of the first six steps, and
+    # the best checkpoint was not saved.
+    shutil.copy2(trained / "model.keras", workdir / "model.keras")
+    shutil.rmtree(workdir / "checkpoints" / "best")
+    capsys.readouterr()
+    assert train(workdir, "train.steps=8") == 0
+    assert "already trained" not in capsys.readouterr().out
+    assert (workdir / "model.keras").stat().st_mtime > (trained / "model.keras").stat().st_mtime
+    assert list((workdir / "checkpoints" / "best").glob("*.index"))
 
 
 def test_the_best_checkpoint_is_that_of_the_best_evaluation(trained):

@@ -50,6 +50,17 @@ def test_an_unfinished_run_has_the_averaged_weights_of_its_checkpoint(copied_run
     assert "step 6 (not finished)" in found.origin
 
 
+def test_the_best_checkpoint(copied_run):
+    best = copied_run / "checkpoints" / "best"
+    (index,) = best.glob("ckpt-*.index")
+    found = trained.load(best)
+    assert found.origin == f"{best}, step {index.stem.removeprefix('ckpt-')}"
+    assert found.source.name == "digits"
+    (copied_run / "config.gin").unlink()
+    with pytest.raises(ValueError, match=r"config\.gin is missing"):
+        trained.load(best)
+
+
 def test_a_run_that_goes_on_after_its_end(copied_run):
     (index,) = (copied_run / "checkpoints").glob("ckpt-6.index")
     file = copied_run / "model.keras"

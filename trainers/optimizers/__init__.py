@@ -7,7 +7,7 @@ schedules and work in `compile` and `fit` by themselves.
 
 from keras_vmoe.trainers.optimizers.adafactor import Adafactor, adafactor
 from keras_vmoe.trainers.optimizers.adamw import AdamW, adamw
-from keras_vmoe.trainers.optimizers.base import DecoupledOptimizer
+from keras_vmoe.trainers.optimizers.base import DecoupledOptimizer, learning_rate_at
 from keras_vmoe.trainers.optimizers.momentum import Momentum, sgd
 from keras_vmoe.trainers.optimizers.schedules import (
     ConstantRate,
@@ -33,6 +33,7 @@ __all__ = [
     "adamw",
     "constant",
     "cosine",
+    "learning_rate_at",
     "linear",
     "rsqrt",
     "sgd",

@@ -56,9 +56,9 @@ class AdamW(DecoupledOptimizer):
         ema_momentum: float | None = None,
         name: str | None = None,
     ) -> None:
-        for name, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
+        for which, beta in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0 <= beta < 1:
-                raise ValueError(f"{name}={beta!r} must be in [0, 1)")
+                raise ValueError(f"{which}={beta!r} must be in [0, 1)")
         super().__init__(
             learning_rate,
             weight_decay,

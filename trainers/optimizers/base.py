@@ -216,3 +216,21 @@ class _Plan:
 
     def __init__(self, decay_rates: tuple[float, ...], frozen: tuple[bool, ...]) -> None:
         self.decay_rates, self.frozen = decay_rates, frozen
+
+
+def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
+    """The learning rate of an optimizer after a number of batches, whatever it has taken so far.
+
+    Args:
+        optimizer: any optimizer of Keras.
+        step: batches; with gradient accumulation several make one update.
+
+    Example:
+        >>> optimizer = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(1.0, 10))
+        >>> learning_rate_at(optimizer, 5)
+        0.5
+    """
+    rate = optimizer._learning_rate
+    if isinstance(rate, Schedule):
+        rate = rate(step // (optimizer.gradient_accumulation_steps or 1))
+    return max(float(ops.convert_to_numpy(rate)), 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from absl import flags
 from keras_vmoe.trainers import command_line, gin_config
 from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.progress import duration
+from keras_vmoe.trainers.stopping import StopRequested
 
 PAPERS = ("vmoe",)
 _SYNOPSIS = "repro PAPER [--out=DIR] [--seeds=N] [--processes=N] [--gin_bindings=NAME=VALUE]..."
@@ -68,7 +70,14 @@ def main(argv: Sequence[str]) -> int:
     out = Path(values.out or f"workdir/repro-{words[0]}")
     out.mkdir(parents=True, exist_ok=True)
     processes = values.processes or os.cpu_count() or 1
-    _reproduce_vmoe(out, range(values.seeds), processes, values.gin_bindings)
+    try:
+        _reproduce_vmoe(out, range(values.seeds), processes, values.gin_bindings)
+    except StopRequested as request:
+        print(
+            f"stopped by {request}; the runs saved their state in {out}; the same command goes on",
+            file=sys.stderr,
+        )
+        return request.exit_code
     return 0
 
 

@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 # Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-_T_MANY = 1.96
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 class Estimate(NamedTuple):
@@ -31,8 +34,8 @@ class Estimate(NamedTuple):
         """Half of the 95 % confidence interval, by Student's t; infinite for one seed."""
         if self.count < 2:
             return math.inf
-        degrees = self.count - 1
-        return self.error * (_T[degrees - 1] if degrees <= len(_T) else _T_MANY)
+        # Beyond the table its last value: a little too wide.
+        return self.error * _T[min(self.count - 1, len(_T)) - 1]
 
     def words(self, digits: int = 2) -> str:
         """The mean and its standard error in percent, such as "89.41 ± 0.12"."""

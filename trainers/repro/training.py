@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_vmoe.trainers.metrics_log import MetricsLog
+from keras_vmoe.trainers.stopping import StopSignal
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -67,29 +68,45 @@ def train_all(trainings: Sequence[Training], steps: int, processes: int) -> None
     Raises:
         RuntimeError: if a run fails; it names the run and the last line of its log. The others
             are stopped first; each has saved its state, and goes on when called again.
+        StopRequested: after Ctrl-C or SIGTERM, with all runs stopped in the same way.
     """
-    waiting, running, done = list(trainings), {}, 0
-    progress = WorkProgress(total_work=float(len(trainings) * steps))
-    progress.begin("training", work=float(len(trainings) * steps))
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                training = waiting.pop(0)
-                running[training] = _start(training)
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            for training, process in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[training]
-                if process.returncode:
-                    raise RuntimeError(f"{training.name} failed: {_last_line(training)}")
-                done += 1
-                progress.print(f"{training.name}: held-out accuracy {training.accuracy():.2%}")
-            steps_done = done * steps + sum(training.step() for training in running)
-            progress.advance(steps_done / (len(trainings) * steps))
-    finally:
-        _stop(running.values())
-        progress.clear()
+    total = float(len(trainings) * steps)
+    progress = WorkProgress(total_work=total)
+    progress.begin("training", work=total)
+    running: dict[Training, subprocess.Popen] = {}
+    with StopSignal() as stop:
+        try:
+            _run_all(list(trainings), running, steps, processes, progress, stop)
+        finally:
+            _stop(running.values())
+            progress.clear()
+
+
+def _run_all(
+    waiting: list[Training],
+    running: dict[Training, subprocess.Popen],
+    steps: int,
+    processes: int,
+    progress: WorkProgress,
+    stop: StopSignal,
+) -> None:
+    count, done = len(waiting), 0
+    while waiting or running:
+        stop.check()
+        while waiting and len(running) < processes:
+            training = waiting.pop(0)
+            running[training] = _start(training)
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        for training, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[training]
+            if process.returncode:
+                raise RuntimeError(f"{training.name} failed: {_last_line(training)}")
+            done += 1
+            progress.print(f"{training.name}: held-out accuracy {training.accuracy():.2%}")
+        steps_done = done * steps + sum(training.step() for training in running)
+        progress.advance(steps_done / (count * steps))
 
 
 def _start(training: Training) -> subprocess.Popen:
@@ -97,8 +114,13 @@ def _start(training: Training) -> subprocess.Popen:
     # One thread each: two runs side by side do more than one run on two threads.
     threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with open(training.log, "ab") as log:
+        # In a session of its own: Ctrl-C reaches this process alone, which then stops its runs.
         return subprocess.Popen(
-            training.command(), env={**os.environ, **threads}, stdout=log, stderr=log
+            training.command(),
+            env={**os.environ, **threads},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
