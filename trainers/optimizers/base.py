@@ -227,7 +227,7 @@ def learning_rate_at(optimizer: keras.optimizers.Optimizer, step: int) -> float:
 
     Example:
         >>> optimizer = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(1.0, 10))
-        >>> learning_rate_at(optimizer, 5)
+        >>> round(learning_rate_at(optimizer, 5), 6)
         0.5
     """
     rate = optimizer._learning_rate
