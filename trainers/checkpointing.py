@@ -39,6 +39,23 @@ def seed_states(model: keras.Model) -> list[tf.Variable]:
     return [v.value for v in model.variables if id(v) not in weights]
 
 
+def newest_first(folder: Path) -> list[str]:
+    """Returns the paths of the checkpoints in a folder, by the files themselves.
+
+    The list that TensorFlow keeps beside them can be damaged too.
+    """
+    paths = (str(file.with_suffix("")) for file in folder.glob("ckpt-*.index"))
+    return sorted(paths, key=step_of, reverse=True)
+
+
+def written_after(file: Path, checkpoint: str) -> bool:
+    """Whether a file was written at the time of a checkpoint or later.
+
+    A run writes its model after its last checkpoint: an older one is of a shorter run.
+    """
+    return file.stat().st_mtime_ns >= Path(f"{checkpoint}.index").stat().st_mtime_ns
+
+
 class NotFiniteError(ValueError):
     """A weight or slot that is NaN or infinite; the message is its path."""
 
@@ -95,10 +112,7 @@ class Checkpoints:
             ValueError: if the checkpoints are not of this model and optimizer, or all damaged.
         """
         damaged: list[str] = []
-        # By the files themselves: the list that TensorFlow keeps beside them can be damaged too.
-        files = Path(self._newest.directory).glob("ckpt-*.index")
-        paths = [str(file.with_suffix("")) for file in files]
-        for path in sorted(paths, key=step_of, reverse=True):
+        for path in newest_first(Path(self._newest.directory)):
             reason = self._try_restore(path)
             if reason is None:
                 self._good = path

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_vmoe import checkpoints
+from keras_vmoe.trainers import trained
 
 
 def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Transfer:
@@ -49,7 +50,4 @@ def source_of(path: str) -> keras.Model | Mapping[str, np.ndarray]:
                 return {name: arrays[name] for name in arrays.files if name != "config_json"}
         except (OSError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"the file cannot be read as a NumPy archive ({error})") from error
-    # Here, because it imports the run, which imports this module.
-    from keras_vmoe.trainers import trained
-
     return trained.load(place).model

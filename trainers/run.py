@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import keras
 import orbit
@@ -17,7 +16,7 @@ import tensorflow as tf
 from keras_vmoe import checkpoints, data, models
 from keras_vmoe.trainers import gin_config, losses, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
-from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError
+from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError, written_after
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.initialize import initialize
 from keras_vmoe.trainers.loop import ClassificationLoop, distribution_strategy
@@ -89,13 +88,9 @@ class Run:
         return (
             self.first_step >= self.total_steps
             and self.workdir.metrics.last("eval", self.first_step) is not None
-            and self._model_is_of(self.checkpoints.latest)
+            and self.workdir.model.exists()
+            and written_after(self.workdir.model, self.checkpoints.latest)
         )
-
-    def _model_is_of(self, checkpoint: str | None) -> bool:
-        # The model file is written after the last checkpoint: an older one is of a shorter run.
-        file, index = self.workdir.model, Path(f"{checkpoint}.index")
-        return file.exists() and file.stat().st_mtime_ns >= index.stat().st_mtime_ns
 
     def execute(self) -> None:
         """Trains from the step that was restored to the end, and writes the results.

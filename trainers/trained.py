@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_vmoe import data, models
 from keras_vmoe.trainers import errors, gin_config
 from keras_vmoe.trainers.averaging import averaged_weights
-from keras_vmoe.trainers.checkpointing import BEST
+from keras_vmoe.trainers.checkpointing import BEST, newest_first, step_of, written_after
 from keras_vmoe.trainers.config import TrainConfig
 
 _NO_DATA = (
@@ -181,10 +181,10 @@ def _load_best(best: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]
 
 def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
     file, config = folder / "model.keras", folder / "config.gin"
-    newest = _checkpoints(folder / "checkpoints")[:1]
+    newest = newest_first(folder / "checkpoints")[:1]
     files = ((str(config),) if config.is_file() else ()) + gin_files
     # A run that goes on after its end has checkpoints that are newer than its model.
-    if file.is_file() and not (newest and _time(newest[0]) > file.stat().st_mtime):
+    if file.is_file() and all(written_after(file, path) for path in newest):
         model, names = _load_file(file)
         return Trained(folder, model, names, str(file), files, bindings)
     if not config.is_file():
@@ -237,19 +237,6 @@ def _logits_model(classifier: models.Classifier) -> keras.Model:
 # Checkpoints.
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """The index files of the checkpoints in a folder, the newest first."""
-    return sorted(folder.glob("ckpt-*.index"), key=_step, reverse=True)
-
-
-def _step(index: Path) -> int:
-    return int(index.stem.rpartition("-")[2])
-
-
-def _time(index: Path) -> float:
-    return index.stat().st_mtime
-
-
 def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tuple[str, ...], int]:
     """The model that a run's config describes, with the weights of the newest checkpoint of a
     folder; the names of its classes; the step."""
@@ -267,29 +254,29 @@ def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tupl
         steps = source.train.steps_per_epoch(config.batch_size)
         optimizer = config.optimizer(total_steps=config.total_steps(steps), steps_per_epoch=steps)
     optimizer.build(model.trainable_variables)
-    restored = _restore(tf.train.Checkpoint(model=model, optimizer=optimizer), folder)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    restored = _restore(checkpoint, folder, config_file)
     with averaged_weights(model, optimizer):
         averaged = model.get_weights()
     model.set_weights(averaged)
-    return model, source.class_names, _step(restored)
+    return model, source.class_names, step_of(restored)
 
 
-def _restore(checkpoint: tf.train.Checkpoint, folder: Path) -> Path:
-    """Restores the newest checkpoint that can be read, and returns its index file."""
+def _restore(checkpoint: tf.train.Checkpoint, folder: Path, config_file: Path) -> str:
+    """Restores the newest checkpoint that can be read, and returns its path."""
     reasons = []
-    for index in _checkpoints(folder):
+    for path in newest_first(folder):
         try:
-            status = checkpoint.restore(str(index.with_suffix("")))
+            status = checkpoint.restore(path)
             status.expect_partial().assert_existing_objects_matched()
         except (tf.errors.OpError, IndexError) as error:
-            reasons.append(f"{index.stem}: {str(error).splitlines()[0]}")
+            reasons.append(f"{Path(path).name}: {str(error).splitlines()[0]}")
         except (ValueError, AssertionError) as error:
             raise ValueError(
-                f"{index.with_suffix('')} is not of the model of {folder / 'config.gin'}: "
-                f"{str(error).splitlines()[0]}"
+                f"{path} is not of the model of {config_file}: {str(error).splitlines()[0]}"
             ) from error
         else:
-            return index
+            return path
     raise ValueError(f"{folder} holds no checkpoint that can be read ({'; '.join(reasons)})")
 
 

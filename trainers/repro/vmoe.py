@@ -103,8 +103,7 @@ def measure(
         RuntimeError: if a run fails.
     """
     runs = trainings(out, seeds, bindings)
-    configs = {kind: _config(kind, runs) for kind in GIN_FILES}
-    config = configs[DENSE]
+    config = _config(runs[0])  # data and length are the same for all
     source = config.dataset()
     steps = config.total_steps(source.train.steps_per_epoch(config.batch_size))
     train_all(runs, steps, processes)
@@ -120,8 +119,7 @@ def measure(
     )
 
 
-def _config(kind: str, runs: Sequence[Training]) -> Any:
-    run = next(run for run in runs if run.gin_file == GIN_FILES[kind])
+def _config(run: Training) -> Any:
     gin_config.parse([run.gin_file], run.bindings)
     return configurables.train_config()
 
