@@ -4,7 +4,6 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from keras_vmoe.data.source import (
     MEMORY_LIMIT,
     ArraySplit,
     ImageSource,
-    OpenShard,
-    OpenStream,
+    OpenPart,
     Split,
     StreamSplit,
 )
@@ -152,17 +150,15 @@ def _default_eval_split(builder: Any) -> str:
 
 def _read_split(builder: Any, name: str, tfds: Any, corrupt: CorruptImages) -> Split:
     image = builder.info.features["image"]
+    decoders = tfds.decode.PartialDecoding(
+        {"image": True, "label": True}, decoders={"image": tfds.decode.SkipDecoding()}
+    )
 
-    def open_encoded(read_config: Any = None) -> tf.data.Dataset:
-        decoders = tfds.decode.PartialDecoding(
-            {"image": True, "label": True}, decoders={"image": tfds.decode.SkipDecoding()}
-        )
-        return builder.as_dataset(
-            split=name, decoders=decoders, shuffle_files=False, read_config=read_config
-        )
+    def open_whole(part: tf.Tensor | None = None) -> tf.data.Dataset:
+        return builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
 
     try:
-        num_examples = int(open_encoded().cardinality())
+        num_examples = int(open_whole().cardinality())
     except ValueError as error:
         raise ValueError(
             f"dataset {builder.name!r}, split {name!r}: {_first_line(error)}"
@@ -171,33 +167,45 @@ def _read_split(builder: Any, name: str, tfds: Any, corrupt: CorruptImages) -> S
         num_examples = builder.info.splits[name].num_examples
     place = f"{builder.name} {name}"
     if None in image.shape or num_examples * math.prod(image.shape) > MEMORY_LIMIT:
+        sizes, open_part = _files(builder, name, decoders, tfds) or (None, open_whole)
         return StreamSplit(
             num_examples,
-            open_encoded,
+            open_part,
             image.shape[-1],
             corrupt=corrupt if corrupt.limit else None,
             name=place,
-            open_shard=_opener_of_files(builder, name, open_encoded, tfds),
+            part_sizes=sizes,
         )
-    return _decode_all(open_encoded(), image.shape[-1], place, corrupt)
+    return _decode_all(open_whole(), image.shape[-1], place, corrupt)
 
 
-def _opener_of_files(
-    builder: Any, name: str, open_encoded: Callable[..., tf.data.Dataset], tfds: Any
-) -> OpenShard:
-    """Returns what makes each host read files of its own, where there is one for each."""
+def _files(
+    builder: Any, name: str, decoders: Any, tfds: Any
+) -> tuple[tuple[int, ...], OpenPart] | None:
+    """Returns the sizes of a split's files and what opens one, where they can be read one by one.
 
-    def open_shard(num_shards: int, shard_index: int) -> tuple[int, OpenStream] | None:
-        known = list(builder.info.splits)  # not where tests mock a dataset
-        files = builder.info.splits[name].file_instructions if known else []
-        if len(files) < num_shards:
-            return None
-        context = tf.distribute.InputContext(num_shards, shard_index)
-        # As tfds deals the files out.
-        size = sum(file.take for file in files[shard_index::num_shards])
-        return size, lambda: open_encoded(tfds.ReadConfig(input_context=context))
+    Where not, in other formats for instance, hosts cannot have files of their own, and every epoch
+    reads the files in the same order.
+    """
+    known = list(builder.info.splits)  # not where tests mock a dataset
+    if not known or builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        return None
+    files = builder.info.splits[name].file_instructions
+    paths, skips, takes = (
+        np.array([getattr(file, field) for file in files]) for field in ("filename", "skip", "take")
+    )
+    features = decoders.extract_features(builder.info.features)
 
-    return open_shard
+    def decode_example(record: tf.Tensor) -> Any:
+        return features.deserialize_example(record, decoders=decoders.decoders)
+
+    def open_part(part: tf.Tensor) -> tf.data.Dataset:
+        records = tf.data.TFRecordDataset(tf.constant(paths)[part])
+        return records.skip(tf.constant(skips)[part]).take(tf.constant(takes)[part]).map(
+            decode_example
+        )
+
+    return tuple(int(count) for count in takes), open_part
 
 
 def _decode_all(

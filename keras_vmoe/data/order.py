@@ -12,8 +12,11 @@ import tensorflow as tf
 from keras_vmoe.data.draws import table_rows
 from keras_vmoe.data.source import Split, StreamSplit
 
-# Encoded examples that a stream is shuffled within.
+# Encoded examples that a stream is shuffled within: this many, or this many times a batch.
 _SHUFFLE_WINDOW = 4096
+_WINDOW_BATCHES = 4
+# Parts of a stream that are read in turns, and how many examples come from one in its turn.
+_CYCLE_LENGTH = _BLOCK_LENGTH = 16
 # Streams of random numbers of one epoch.
 _ORDER, _DRAWS = 0, 1
 
@@ -104,15 +107,19 @@ def training_batches(split: Split, schedule: Schedule) -> tf.data.Dataset:
     return _epochs(first_epoch, one_epoch)
 
 
-def training_stream(split: StreamSplit, schedule: Schedule) -> tf.data.Dataset:
-    """Gives the examples of a stream, shuffled within windows, epoch after epoch without end.
+def training_stream(
+    split: StreamSplit, schedule: Schedule, mine: StreamSplit | None = None
+) -> tf.data.Dataset:
+    """Gives the examples of a stream, epoch after epoch without end.
 
-    With repeats an epoch takes a part of the stream, and the next epoch the part after it. A host
+    Each epoch reads the parts of the stream in an order of its own, several in turns, and shuffles
+    what comes within windows of several batches, whose borders lie elsewhere in each epoch. With repeats an epoch takes a part of the stream, and the next epoch the part after it. A host
     whose part of the stream is shorter than an epoch begins it again within the epoch.
 
     Args:
         split: the whole stream, of all hosts.
         schedule: the order.
+        mine: what this host reads of it, where that is held in memory.
 
     Returns:
         `{"image": encoded bytes, "label": int, "position": int64, "draws": float32 [num_draws]}`;
@@ -121,7 +128,7 @@ def training_stream(split: StreamSplit, schedule: Schedule) -> tf.data.Dataset:
     steps, count = split.steps_per_epoch(schedule.batch_size), schedule.host_batch_size
     distinct = math.ceil(count / schedule.repeats)
     columns = np.arange(count) % distinct
-    part = split.shard(schedule.num_shards, schedule.shard_index)
+    mine = mine or split.shard(schedule.num_shards, schedule.shard_index)
     first_epoch, first_step = divmod(schedule.start_step, steps)
 
     def repeat(batch: Example) -> Example:
@@ -130,7 +137,8 @@ def training_stream(split: StreamSplit, schedule: Schedule) -> tf.data.Dataset:
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order_seed, _ = _seeds(schedule.seed, epoch // schedule.repeats)
         _, draws_seed = _seeds(schedule.seed, epoch)
-        examples = _shuffled(part, order_seed).repeat()
+        window = max(_SHUFFLE_WINDOW, _WINDOW_BATCHES * distinct)
+        examples = _shuffled(mine, order_seed, window).repeat()
         begin = (epoch % schedule.repeats) * (steps * distinct)
         examples = examples.skip(begin).take(steps * distinct)
         if schedule.repeats > 1:
@@ -146,12 +154,15 @@ def training_stream(split: StreamSplit, schedule: Schedule) -> tf.data.Dataset:
     return _epochs(first_epoch, one_epoch)
 
 
-def evaluation(split: Split, schedule: Schedule) -> tuple[tf.data.Dataset, int]:
+def evaluation(
+    split: Split, schedule: Schedule, mine: StreamSplit | None = None
+) -> tuple[tf.data.Dataset, int]:
     """Gives each example once, in order; each to one host.
 
     Args:
         split: any split; streams as a whole, of all hosts.
         schedule: who gets what.
+        mine: what this host reads of a stream, where that is held in memory.
 
     Returns:
         The examples of this host, `{"index"}` or `{"image", "label", "position"}`; and how many
@@ -162,14 +173,14 @@ def evaluation(split: Split, schedule: Schedule) -> tuple[tf.data.Dataset, int]:
         hosts = range(schedule.num_shards)
         parts = [split.shard(schedule.num_shards, host) for host in hosts]
         steps = math.ceil(max(part.num_examples for part in parts) / count)
-        part = parts[schedule.shard_index]
-        return _numbered(part), steps * count - part.num_examples
+        mine = mine or parts[schedule.shard_index]
+        return _numbered(mine), steps * count - mine.num_examples
     steps = math.ceil(split.num_examples / schedule.batch_size)
     places = np.arange(steps * schedule.batch_size).reshape(steps, schedule.num_shards, count)
-    mine = places[:, schedule.shard_index].ravel()
-    real = mine[mine < split.num_examples]
+    places = places[:, schedule.shard_index].ravel()
+    real = places[places < split.num_examples]
     examples = tf.data.Dataset.from_tensor_slices({"index": real.astype(np.int32)})
-    return examples, len(mine) - len(real)
+    return examples, len(places) - len(real)
 
 
 def _if_any(draws: tf.Tensor) -> Example:
@@ -187,21 +198,53 @@ def _seeds(seed: int, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.random.fold_in(pair, _ORDER), tf.random.fold_in(pair, _DRAWS)
 
 
-def _numbered(split: StreamSplit) -> tf.data.Dataset:
-    return split.open().enumerate().map(lambda place, example: example | {"position": place})
+def _numbered(split: StreamSplit, parts: tf.Tensor | None = None) -> tf.data.Dataset:
+    """Adds to each example its place in the stream.
 
-
-def _shuffled(split: StreamSplit, order_seed: tf.Tensor) -> tf.data.Dataset:
-    """Shuffles within windows.
-
-    `Dataset.shuffle` would mix over their borders, but its order depends on TensorFlow's global
-    seed too, and TensorFlow Datasets are shuffled as a whole when they are written.
+    Args:
+        split: the stream.
+        parts: int64, the parts in the order in which they are read; None for all in their order.
     """
+    begins = np.cumsum((0, *split.sizes), dtype=np.int64)
 
-    def shuffle(window: tf.Tensor, examples: Example) -> Example:
+    def open_part(part: tf.Tensor) -> tf.data.Dataset:
+        examples = split.open(part).enumerate(tf.constant(begins)[part])
+        return examples.map(lambda place, example: example | {"position": place})
+
+    if len(split.sizes) == 1:
+        return open_part(tf.constant(0, tf.int64))
+    if parts is None:
+        parts = tf.range(len(split.sizes), dtype=tf.int64)
+    return tf.data.Dataset.from_tensor_slices(parts).interleave(
+        open_part,
+        cycle_length=_CYCLE_LENGTH,
+        block_length=_BLOCK_LENGTH,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def _shuffled(split: StreamSplit, order_seed: tf.Tensor, window: int) -> tf.data.Dataset:
+    """Shuffles the parts, and the examples within windows.
+
+    `Dataset.shuffle` would mix over the windows' borders, but its order depends on TensorFlow's
+    global seed too.
+    """
+    parts_seed, border_seed, windows_seed = tf.unstack(tf.random.split(order_seed, 3))
+
+    def shuffle(number: tf.Tensor, examples: Example) -> Example:
         size = tf.shape(examples["label"])[0]
-        seed = tf.random.fold_in(order_seed, window)
+        seed = tf.random.fold_in(windows_seed, number)
         order = tf.random.experimental.stateless_shuffle(tf.range(size), seed)
         return {name: tf.gather(value, order) for name, value in examples.items()}
 
-    return _numbered(split).batch(_SHUFFLE_WINDOW).enumerate().map(shuffle).unbatch()
+    numbers = tf.range(len(split.sizes), dtype=tf.int64)
+    numbers = tf.random.experimental.stateless_shuffle(numbers, parts_seed)
+    windows = _numbered(split, numbers).batch(window)
+    if split.num_examples > window:
+        # The first window is shorter. `skip` reads it a second time; a dataset of its own, because
+        # tf.data's optimizer breaks on one that is used twice.
+        first = tf.random.stateless_uniform((), border_seed, 1, window + 1, tf.int64)
+        rest = _numbered(split, numbers).skip(first).batch(window)
+        windows = _numbered(split, numbers).take(first).batch(window).concatenate(rest)
+    return windows.enumerate().map(shuffle).prefetch(1).unbatch()

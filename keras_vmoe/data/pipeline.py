@@ -201,15 +201,14 @@ class _Pipeline:
 
     def _read(self, cache: bool) -> tf.data.Dataset:
         """Returns batches of images that were read, cropped and augmented one by one."""
-        split, missing = self.split, 0
+        split, missing, held = self.split, 0, None
         if cache and isinstance(split, StreamSplit):
-            split = reading.hold_in_memory(
-                split, self.schedule.num_shards, self.schedule.shard_index
-            )
+            mine = split.shard(self.schedule.num_shards, self.schedule.shard_index)
+            held = reading.hold_in_memory(mine)
         if not self.training:
-            examples, missing = order.evaluation(split, self.schedule)
+            examples, missing = order.evaluation(split, self.schedule, held)
         elif isinstance(split, StreamSplit):
-            examples = order.training_stream(split, self.schedule)
+            examples = order.training_stream(split, self.schedule, held)
         else:
             examples = order.training_batches(split, self.schedule).unbatch()
         reader = reading.Reader(split, self.image_size, self.crop, self.augmentations, cache)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from keras_vmoe.data.augmentation import Augmentation, augment_all
@@ -11,10 +12,12 @@ from keras_vmoe.data.corrupt import CorruptImages, decode
 from keras_vmoe.data.crops import Crop, InceptionCrop
 from keras_vmoe.data.folder import CHANNELS
 from keras_vmoe.data.order import Example
-from keras_vmoe.data.source import ArraySplit, FileSplit, OpenStream, Split, StreamSplit
+from keras_vmoe.data.source import ArraySplit, FileSplit, Split, StreamSplit
 
 # A share of the machine's memory that encoded images may take.
 _MEMORY_SHARE = 0.8
+# Images that are read into memory at a time.
+_CHUNK = 1024
 
 
 class Reader:
@@ -129,55 +132,63 @@ def channels(split: FileSplit | StreamSplit) -> int:
     return split.channels if isinstance(split, StreamSplit) else CHANNELS
 
 
-def hold_in_memory(split: StreamSplit, num_shards: int, shard_index: int) -> StreamSplit:
-    """Reads the bytes of all images of a stream, or of one host's part of it.
-
-    Args:
-        split: the stream.
-        num_shards: number of hosts.
-        shard_index: which host this is, from 0.
+def hold_in_memory(mine: StreamSplit) -> StreamSplit:
+    """Reads the bytes of all images of a stream, or of what one host reads of it.
 
     Returns:
-        The same stream; this host's part is read from memory.
+        The same examples, from memory.
 
     Raises:
         ValueError: if the images do not fit into memory.
     """
-    part = split.shard(num_shards, shard_index)
-    images, labels, size = [], [], 0
+    begins = np.cumsum((0, *mine.sizes), dtype=np.int64)
+    parts = [mine.open(tf.constant(part, tf.int64)) for part in range(len(mine.sizes))]
+    labels = []
+
+    def images() -> Iterator[tf.Tensor]:
+        for part in parts:
+            for batch in part.batch(_CHUNK):
+                labels.append(batch["label"])
+                yield batch["image"]
+
+    contents = _hold(images(), mine.num_examples, mine.name)
     with tf.device("CPU:0"):
-        for batch in part.open().batch(1024):
-            size += int(tf.reduce_sum(tf.strings.length(batch["image"])))
-            _check_memory(size, split.name)
-            images.append(batch["image"])
-            labels.append(batch["label"])
-        examples = {"image": tf.concat(images, 0), "label": tf.concat(labels, 0)}
+        label = tf.concat(labels, 0)
 
-    def open_held() -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(examples)
+    def open_held(part: tf.Tensor) -> tf.data.Dataset:
+        bounds = tf.constant(begins)
+        numbers = tf.data.Dataset.range(bounds[part], bounds[part + 1])
+        return numbers.map(lambda i: {"image": tf.gather(contents, i), "label": label[i]})
 
-    def open_shard(number: int, index: int) -> tuple[int, OpenStream]:
-        if (number, index) == (num_shards, shard_index):
-            return part.num_examples, open_held
-        other = split.shard(number, index)
-        return other.num_examples, other.open
-
-    opened = open_held if num_shards == 1 else split.open
-    return dataclasses.replace(split, open=opened, open_shard=open_shard)
+    return dataclasses.replace(mine, open=open_held)
 
 
-def _read_all(split: FileSplit) -> tf.Tensor:
+def _read_all(split: FileSplit) -> tf.Variable:
     _check_memory(sum(os.stat(path).st_size for path in split.paths), "the files")
     paths = tf.data.Dataset.from_tensor_slices(list(split.paths))
     contents = paths.map(tf.io.read_file, num_parallel_calls=tf.data.AUTOTUNE)
-    return tf.concat(list(contents.batch(1024)), 0)
+    return _hold(iter(contents.batch(_CHUNK)), len(split.paths), "the files")
 
 
-def _check_memory(size: int, what: str) -> None:
+def _hold(batches: Iterator[tf.Tensor], count: int, of: str) -> tf.Variable:
+    """Returns the strings `[count]` of all batches; a variable, so that none is held twice."""
+    size = begin = 0
+    with tf.device("CPU:0"):
+        held = tf.Variable(tf.fill((count,), ""), trainable=False)
+        for batch in batches:
+            size += int(tf.reduce_sum(tf.strings.length(batch)))
+            _check_memory(size, of)
+            places = tf.range(begin, begin + len(batch))
+            held.scatter_update(tf.IndexedSlices(batch, places))
+            begin += len(batch)
+    return held
+
+
+def _check_memory(size: int, of: str) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > _MEMORY_SHARE * memory:
         raise ValueError(
-            f"cache=True: the encoded images of {what} take {size / 1e9:.1f} GB and more, this "
+            f"cache=True: the encoded images of {of} take {size / 1e9:.1f} GB and more, this "
             f"machine has {memory / 1e9:.1f} GB of memory: leave cache out."
         )
 

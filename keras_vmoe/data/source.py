@@ -13,8 +13,7 @@ from keras_vmoe.data.corrupt import CorruptImages
 # Splits of equally sized images up to this many bytes are held decoded in memory.
 MEMORY_LIMIT = 512 * 2**20
 
-OpenStream = Callable[[], tf.data.Dataset]
-OpenShard = Callable[[int, int], tuple[int, OpenStream] | None]
+OpenPart = Callable[[tf.Tensor], tf.data.Dataset]
 
 
 @dataclass(frozen=True)
@@ -70,29 +69,45 @@ class FileSplit(Split):
 
 @dataclass(frozen=True, eq=False)
 class StreamSplit(Split):
-    """Encoded images that can only be read from the beginning.
+    """Encoded images that can only be read in order, each part of them from its beginning.
 
     Args:
         num_examples: number of labelled images.
-        open: returns a `tf.data.Dataset` of `{"image": encoded bytes, "label": int}` in one
-            fixed order.
+        open: takes the number of a part, an int64 scalar; returns a `tf.data.Dataset` of
+            `{"image": encoded bytes, "label": int}` in one fixed order.
         channels: number of channels that the images are decoded to.
         corrupt: counts the images that cannot be decoded and lets some be left out; None lets
             none.
         name: what messages call the stream.
-        open_shard: takes a number of hosts and the index of one; returns how many examples that
-            host reads and a function like `open` that reads them, or None. Without, a host reads
-            all and leaves out those of others.
+        part_sizes: number of examples of each part, a file for instance; None for a single part.
+
+    Raises:
+        ValueError: if the parts have more or fewer examples together.
     """
 
-    open: OpenStream
+    open: OpenPart
     channels: int
     corrupt: CorruptImages | None = None
     name: str = "the stream"
-    open_shard: OpenShard | None = None
+    part_sizes: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        if sum(self.sizes) != self.num_examples:
+            raise ValueError(
+                f"part_sizes: {len(self.sizes)} parts of {sum(self.sizes)} examples together, but "
+                f"num_examples={self.num_examples}."
+            )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of examples of each part."""
+        return (self.num_examples,) if self.part_sizes is None else self.part_sizes
 
     def shard(self, num_shards: int, shard_index: int) -> "StreamSplit":
-        """Returns the part that one host reads; the parts of all hosts make up the whole.
+        """Returns what one host reads; what all hosts read makes up the whole.
+
+        Each host reads parts of its own. Where there are fewer parts than hosts, all read
+        everything and each leaves out the examples of the others.
 
         Args:
             num_shards: number of hosts.
@@ -100,14 +115,22 @@ class StreamSplit(Split):
         """
         if num_shards == 1:
             return self
-        found = self.open_shard(num_shards, shard_index) if self.open_shard else None
-        size, open_part = found or (
-            len(range(shard_index, self.num_examples, num_shards)),
-            lambda: self.open().shard(num_shards, shard_index),
-        )
+        if len(self.sizes) >= num_shards:
+            mine = range(shard_index, len(self.sizes), num_shards)
+            sizes = tuple(self.sizes[part] for part in mine)
+            numbers = np.asarray(mine)
+
+            def open_part(part: tf.Tensor) -> tf.data.Dataset:
+                return self.open(tf.constant(numbers)[part])
+        else:
+            sizes = tuple(len(range(shard_index, size, num_shards)) for size in self.sizes)
+
+            def open_part(part: tf.Tensor) -> tf.data.Dataset:
+                return self.open(part).shard(num_shards, shard_index)
+
         name = f"{self.name} (part {shard_index + 1} of {num_shards})"
         return dataclasses.replace(
-            self, num_examples=size, open=open_part, open_shard=None, name=name
+            self, num_examples=sum(sizes), open=open_part, name=name, part_sizes=sizes
         )
 
 

@@ -1,6 +1,5 @@
 """Repeats, hosts and resuming: which example comes when."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_vmoe import data
+from keras_vmoe.data import order
 from tests.data.splits import (
     array_split,
     assert_same_batches,
@@ -122,23 +122,13 @@ def test_hosts_together_make_the_batches_of_one(kind, tmp_path):
         assert_same_batches(one, joined, atol=1e-6)
 
 
-def uneven(split):
-    """Makes the first host read three quarters of the stream, the second the rest."""
-    most = split.num_examples * 3 // 4
-
-    def open_shard(num_shards, shard_index):
-        assert num_shards == 2
-        sizes = (most, split.num_examples - most)
-        return sizes[
-            shard_index
-        ], lambda: split.open().skip(shard_index * most).take(sizes[shard_index])
-
-    return dataclasses.replace(split, open_shard=open_shard)
+# Parts of a stream: one, fewer than hosts, uneven ones.
+PARTS = (None, (24,), (17, 7), (3, 9, 0, 5, 7))
 
 
-@pytest.mark.parametrize("change", [lambda split: split, uneven])
-def test_hosts_evaluate_each_example_of_a_stream_once(change):
-    split = change(stream_split(numbered_images(22)))
+@pytest.mark.parametrize("parts", PARTS)
+def test_hosts_evaluate_each_example_of_a_stream_once(parts):
+    split = stream_split(numbered_images(24), part_sizes=parts)
     hosts = [
         list(make(split, pad=True, num_shards=2, shard_index=i).as_numpy_iterator())
         for i in range(2)
@@ -147,12 +137,12 @@ def test_hosts_evaluate_each_example_of_a_stream_once(change):
     batches = [batch for host in hosts for batch in host]
     assert {len(batch["label"]) for batch in batches} == {4}
     found = np.concatenate([batch["label"][batch["mask"]] for batch in batches])
-    assert sorted(found) == list(range(22))
+    assert sorted(found) == list(range(24))
 
 
-@pytest.mark.parametrize("change", [lambda split: split, uneven])
-def test_hosts_train_on_their_own_part_of_a_stream(change):
-    split = change(stream_split(numbered_images(24)))
+@pytest.mark.parametrize("parts", PARTS)
+def test_hosts_train_on_their_own_part_of_a_stream(parts):
+    split = stream_split(numbered_images(24), part_sizes=parts)
     arguments = {"training": True, "num_shards": 2}
     hosts = []
     for index in range(2):
@@ -164,6 +154,72 @@ def test_hosts_train_on_their_own_part_of_a_stream(change):
         hosts.append({label for batch in whole for label in batch["label"]})
     assert hosts[0] | hosts[1] == set(range(24))
     assert not hosts[0] & hosts[1]
+
+
+def epochs_of(split, batch_size, num_epochs, **arguments):
+    steps = split.num_examples // batch_size
+    batches = labels(make(split, batch_size, training=True, steps=num_epochs * steps, **arguments))
+    return [batches[i : i + steps] for i in range(0, len(batches), steps)]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "parts"])
+def test_an_epoch_has_an_order_and_batches_of_its_own(kind, tmp_path, monkeypatch):
+    # Windows of 16 are smaller than the split; 44 examples leave a rest of 4.
+    monkeypatch.setattr(order, "_SHUFFLE_WINDOW", 16)
+    monkeypatch.setattr(order, "_WINDOW_BATCHES", 2)
+    split = make_split(kind, numbered_images(44), tmp_path)
+    epochs = epochs_of(split, 8, 40)
+    for epoch in epochs:
+        seen = list(itertools.chain(*epoch))
+        assert len(set(seen)) == len(seen) == 40
+    # Which examples share a batch changes, and which are left over.
+    members = {frozenset(batch) for epoch in epochs for batch in epoch}
+    assert len(members) > 0.95 * 40 * 5
+    left_over = {label for epoch in epochs for label in set(range(44)) - set(sum(epoch, []))}
+    assert len(left_over) >= (25 if kind != "stream" else 12)
+    assert {label for epoch in epochs for batch in epoch for label in batch} == set(range(44))
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_windows_grow_with_the_batch(batch_size, monkeypatch):
+    monkeypatch.setattr(order, "_SHUFFLE_WINDOW", 1)
+    split = stream_split(numbered_images(240))
+    batches = np.array([batch for epoch in epochs_of(split, batch_size, 4) for batch in epoch])
+    spread = np.ptp(batches, axis=1)
+    # A window is four batches long, and a batch may lie in two of them.
+    assert spread.mean() > batch_size
+    assert spread.max() < 8 * batch_size
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 9, 12])
+@pytest.mark.parametrize("kind", ["stream", "parts"])
+def test_streams_of_many_windows_resume_exactly(kind, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(order, "_SHUFFLE_WINDOW", 10)
+    monkeypatch.setattr(order, "_WINDOW_BATCHES", 1)
+    split = make_split(kind, numbered_images(44), tmp_path)
+    whole = labels(make(split, training=True, steps=16))
+    tf.random.set_seed(start)
+    rest = labels(make(split, training=True, start_step=start, steps=16 - start))
+    assert whole[start:] == rest
+
+
+def test_parts_are_read_in_turns_and_in_another_order_each_epoch(monkeypatch):
+    monkeypatch.setattr(order, "_SHUFFLE_WINDOW", 1)
+    monkeypatch.setattr(order, "_WINDOW_BATCHES", 1)
+    monkeypatch.setattr(order, "_CYCLE_LENGTH", 2)
+    monkeypatch.setattr(order, "_BLOCK_LENGTH", 4)
+    split = stream_split(numbered_images(64), part_sizes=(16,) * 4)
+    turns = []
+    for epoch in epochs_of(split, 4, 6):
+        # Batches are windows of one part: the parts in their turns.
+        parts = [{label // 16 for label in batch} for batch in epoch]
+        turns.append(tuple(tuple(sorted(part)) for part in parts))
+    assert len(set(turns)) > 2
+
+
+def test_the_parts_make_up_the_split():
+    with pytest.raises(ValueError, match="part_sizes: 2 parts of 7 examples.*num_examples=8"):
+        stream_split(numbered_images(8), part_sizes=(3, 4))
 
 
 def test_hosts_draw_other_numbers():

@@ -56,9 +56,9 @@ def test_a_cached_stream_is_read_once():
     split = stream_split(numbered_images(20))
     inner = split.open
 
-    def count_opened():
+    def count_opened(part):
         opened.append(1)
-        return inner()
+        return inner(part)
 
     split = data.StreamSplit(20, count_opened, 1)
     arguments = {"batch_size": 8, "image_size": 4, "training": True, "repeats": 2, "steps": 9}
@@ -70,8 +70,9 @@ def test_a_cached_stream_is_read_once():
     assert len(opened) == 1
 
 
-def test_a_cached_stream_of_several_hosts_holds_the_part_of_one():
-    split = stream_split(numbered_images(20))
+@pytest.mark.parametrize("parts", [None, (8, 0, 7, 5)])
+def test_a_cached_stream_of_several_hosts_holds_the_part_of_one(parts):
+    split = stream_split(numbered_images(20), part_sizes=parts)
     for arguments in ({"training": True, "steps": 5}, {"pad": True}):
         hosts = {"num_shards": 2, "shard_index": 1, **arguments}
         plain = data.make_dataset(split, 8, 4, **hosts)

@@ -89,7 +89,7 @@ def test_the_stages_are_parts_of_the_pipeline(folder, kind):
     if kind == "stream":
         contents = [tf.io.read_file(path).numpy() for path in split.paths]
         examples = {"image": contents, "label": split.labels}
-        stream = data.StreamSplit(8, lambda: tf.data.Dataset.from_tensor_slices(examples), 3)
+        stream = data.StreamSplit(8, lambda part: tf.data.Dataset.from_tensor_slices(examples), 3)
         source = data.ImageSource("s", source.class_names, (None, None, 3), {"t": stream}, "t", "t")
     arguments = {"crop": data.InceptionCrop(), "augment": data.Flip(), "mix": data.Mixup()}
     arguments |= {"repeats": 1, "cache": False, "num_classes": 2}

@@ -57,7 +57,7 @@ def as_stream(split):
     """The same images, of which nothing is known before they are read."""
     images = [tf.io.encode_png(image).numpy() for image in split.images]
     dataset = tf.data.Dataset.from_tensor_slices({"image": images, "label": split.labels})
-    return data.StreamSplit(split.num_examples, lambda: dataset, channels=1)
+    return data.StreamSplit(split.num_examples, lambda part: dataset, channels=1)
 
 
 # The features.
