@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_vmoe import data, evaluation, models
 from keras_vmoe.evaluation.few_shot import checked_draws
+from keras_vmoe.trainers.work_progress import WorkProgress
 
 DataSource = str | Callable[[], data.ImageSource]
 
@@ -19,9 +20,8 @@ DataSource = str | Callable[[], data.ImageSource]
 class FewShot:
     """Measures few-shot transfer while a model is being trained. Gin calls it `FewShot`.
 
-    Of datasets in memory and of files only the images that are drawn go through the model; of
-    streams (large sets of tensorflow_datasets), whose labels are not known before, all training
-    images do.
+    Only the images that are drawn go through the model. The labels of streams (large sets of
+    tensorflow_datasets) are read once, before training.
 
     Shots are drawn from the training images of each dataset; the accuracy is that on its held-out
     images, with the penalty that is best there (`evaluation.few_shot_transfer`).
@@ -77,7 +77,7 @@ class FewShot:
                 f"FewShot.dataset={dataset!r} must be names or references of datasets, such as "
                 "'digits' or @dataset"
             )
-        self._sources: dict[str, data.ImageSource] = {}
+        self._draws: dict[str, Draws] = {}
         self._extractor: tuple[keras.Model, keras.Model] | None = None
 
     def is_due(self, step: int) -> bool:
@@ -88,18 +88,21 @@ class FewShot:
         """
         return self.every is None or step % self.every == 0
 
-    def prepare(self, own: data.ImageSource | None = None) -> None:
+    def prepare(self, own: data.ImageSource | None = None) -> list[str]:
         """Loads the datasets, so that an error comes before training and not after an hour.
 
         Args:
             own: the data of the run.
 
+        Returns:
+            What there is to tell of the datasets, a line each.
+
         Raises:
-            ValueError: a dataset that has a class with too few images, or is not known.
+            ValueError: a dataset that has a class without images, or is not known.
             OSError: one that cannot be read.
         """
-        if self._sources:
-            return
+        if self._draws:
+            return []
         for dataset in self._datasets:
             if dataset is None and own is None:
                 raise ValueError("FewShot.dataset is not given, and there is no run to take it of")
@@ -107,10 +110,16 @@ class FewShot:
                 source = own
             else:
                 source = data.load(dataset) if isinstance(dataset, str) else dataset()
-            check_shots(source, self.shots, self.seeds)
-            if source.name in self._sources:
+            if source.name in self._draws:
                 raise ValueError(f"FewShot.dataset holds two datasets of the name {source.name!r}")
-            self._sources[source.name] = source
+            self._draws[source.name] = draw(source, self.shots, self.seeds)
+        notices = [drawn.notice() for drawn in self._draws.values()]
+        return [notice for notice in notices if notice]
+
+    @property
+    def passes(self) -> int:
+        """The number of batches of one measurement, after `prepare`."""
+        return sum(drawn.passes(self.batch_size) for drawn in self._draws.values())
 
     def measure(
         self,
@@ -132,15 +141,10 @@ class FewShot:
         if self._extractor is None or self._extractor[0] is not model:
             self._extractor = (model, models.feature_extractor(model))
         found = {
-            name: few_shot_data(
-                self._extractor[1],
-                source,
-                self.shots,
-                self.seeds,
-                lambda split: self._batches(model, split),
-                on_batch,
+            name: drawn.features(
+                self._extractor[1], lambda split: self._batches(model, split), on_batch
             )
-            for name, source in self._sources.items()
+            for name, drawn in self._draws.items()
         }
         results = evaluation.few_shot_transfer(found, self.shots, self.seeds)
         several = len(results) > 1
@@ -165,78 +169,99 @@ def _is_source(dataset: Any) -> bool:
     return callable(dataset) or (isinstance(dataset, str) and bool(dataset))
 
 
-def check_shots(source: data.ImageSource, shots: Sequence[int], seeds: Sequence[int]) -> None:
-    """Makes sure that each class has images enough, as far as this is known without reading them.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draws:
+    """The training images of a dataset that all draws take.
 
-    Raises:
-        ValueError: if it does not; the message names the dataset and the class.
-    """
-    labels = _known_labels(source.train)
-    if labels is None:
-        return
-    try:
-        evaluation.rows_needed(labels, shots, seeds, source.class_names)
-    except ValueError as error:
-        raise ValueError(f"few-shot transfer to {source.name}: {error}") from error
-
-
-def few_shot_data(
-    extractor: keras.Model,
-    source: data.ImageSource,
-    shots: Sequence[int],
-    seeds: Sequence[int],
-    batches: Callable[[data.Split], Any],
-    on_batch: Callable[[], None] = lambda: None,
-) -> evaluation.FewShotData:
-    """The features that few-shot transfer to a dataset needs.
-
-    Of the training images only those that are drawn go through the model, where the labels can
-    be known without reading the images.
-
-    Args:
-        extractor: from images to features.
+    Attributes:
         source: the dataset.
         shots: numbers of training images per class.
         seeds: of the draws.
-        batches: makes batches of a split.
-        on_batch: called after each batch; `passes` tells how many images there are.
+        labels: of all training images.
+        rows: the images that are drawn, their places among the training images. `None`: the model
+            sees all of them, because damaged ones are left out while they are read.
+        split: what the model sees.
     """
-    split, rows = _drawn(source, shots, seeds)
-    features, labels = evaluation.collect_features(extractor, batches(split), on_batch)
-    test = evaluation.collect_features(extractor, batches(source.eval), on_batch)
-    if rows is not None:
-        labels = np.asarray(_known_labels(source.train))
-    return evaluation.FewShotData(features, labels, *test, source.class_names, rows)
+
+    source: data.ImageSource
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    labels: np.ndarray
+    rows: np.ndarray | None
+    split: data.Split
+
+    def passes(self, batch_size: int) -> int:
+        """The number of batches that `features` reads."""
+        splits = (self.split, self.source.eval)
+        return sum(math.ceil(split.num_examples / batch_size) for split in splits)
+
+    def features(
+        self,
+        extractor: keras.Model,
+        batches: Callable[[data.Split], Any],
+        on_batch: Callable[[], None] = lambda: None,
+    ) -> evaluation.FewShotData:
+        """The features that are needed.
+
+        Args:
+            extractor: from images to features.
+            batches: makes batches of a split.
+            on_batch: called after each batch.
+        """
+        features, labels = evaluation.collect_features(extractor, batches(self.split), on_batch)
+        test = evaluation.collect_features(extractor, batches(self.source.eval), on_batch)
+        labels = labels if self.rows is None else self.labels
+        return evaluation.FewShotData(features, labels, *test, self.source.class_names, self.rows)
+
+    @property
+    def fewest(self) -> int:
+        """The training images of the smallest class."""
+        return int(np.bincount(self.labels, minlength=self.source.num_classes).min())
+
+    def notice(self) -> str | None:
+        """Tells of classes that are smaller than a draw; `None` where there are none."""
+        counts = np.bincount(self.labels, minlength=self.source.num_classes)
+        small = int(np.sum(counts < max(self.shots)))
+        if not small:
+            return None
+        return (
+            f"few-shot transfer to {self.source.name}: {small} of {len(counts)} classes have fewer "
+            f"than {max(self.shots)} training images, the smallest {self.fewest}; all of theirs "
+            "are taken"
+        )
 
 
-def passes(
-    source: data.ImageSource, shots: Sequence[int], seeds: Sequence[int], batch_size: int
-) -> int:
-    """The number of batches that `few_shot_data` reads."""
-    splits = (_drawn(source, shots, seeds)[0], source.eval)
-    return sum(math.ceil(split.num_examples / batch_size) for split in splits)
+def draw(source: data.ImageSource, shots: Sequence[int], seeds: Sequence[int]) -> Draws:
+    """Draws the training images of few-shot transfer to a dataset, and decodes none.
+
+    Shows how far it is while it reads the labels of a stream.
+
+    Args:
+        source: the dataset.
+        shots: numbers of training images per class.
+        seeds: of the draws.
+
+    Raises:
+        ValueError: if a class has no training images; the message names dataset and class.
+    """
+    split, drawn = source.train, (tuple(shots), tuple(seeds))
+    labels = _labels(source)
+    try:
+        rows = evaluation.rows_needed(labels, shots, seeds, source.class_names)
+    except ValueError as error:
+        raise ValueError(f"few-shot transfer to {source.name}: {error}") from error
+    if getattr(split, "corrupt", None) is not None:
+        return Draws(source, *drawn, labels, None, split)
+    return Draws(source, *drawn, labels, rows, data.select(split, rows))
 
 
-def _known_labels(split: data.Split) -> np.ndarray | None:
-    """All labels, where each is that of an image that will surely come."""
-    if isinstance(split, data.ArraySplit):
-        return split.labels
-    if isinstance(split, data.FileSplit) and split.corrupt is None:
-        return split.labels
-    return None
-
-
-def _drawn(
-    source: data.ImageSource, shots: Sequence[int], seeds: Sequence[int]
-) -> tuple[data.Split, np.ndarray | None]:
-    """The training images that are drawn, and which these are; or all of them, and `None`."""
-    split = source.train
-    labels = _known_labels(split)
-    if labels is None:
-        return split, None
-    rows = evaluation.rows_needed(labels, shots, seeds, source.class_names)
-    parts: Mapping[str, Any] = {"num_examples": len(rows), "labels": np.asarray(labels)[rows]}
-    if isinstance(split, data.ArraySplit):
-        return dataclasses.replace(split, images=split.images[rows], **parts), rows
-    paths = tuple(split.paths[row] for row in rows)
-    return dataclasses.replace(split, paths=paths, **parts), rows
+def _labels(source: data.ImageSource) -> np.ndarray:
+    if not isinstance(source.train, data.StreamSplit):
+        return data.read_labels(source.train)
+    count = source.train.num_examples
+    progress = WorkProgress(total_work=float(count))
+    progress.begin(f"labels of {source.name}", work=float(count))
+    try:
+        return data.read_labels(source.train, lambda done: progress.advance(done / count))
+    finally:
+        progress.clear()

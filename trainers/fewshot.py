@@ -13,6 +13,7 @@ from keras_vmoe.trainers.errors import UsageError
 
 if TYPE_CHECKING:
     from keras_vmoe import data, evaluation
+    from keras_vmoe.trainers import few_shot_evaluation
     from keras_vmoe.trainers.trained import Trained
 
 _SYNOPSIS = "fewshot --workdir=DIR | --model=FILE [--dataset=NAME]... [options]"
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         UsageError: a wrong command line.
-        ValueError: a model without a head, a class with too few images, an unknown dataset.
+        ValueError: a model without a head, a class without images, an unknown dataset.
         OSError: a model, images or results that cannot be read or written.
 
     Example:
@@ -88,26 +89,20 @@ def _measure(
 ) -> dict[str, evaluation.FewShotResult]:
     """Prints the table and returns what is in it."""
     from keras_vmoe import evaluation, models
-    from keras_vmoe.trainers import few_shot_evaluation
     from keras_vmoe.trainers.work_progress import WorkProgress
 
     extractor = models.feature_extractor(model.model)
-    for source in sources:
-        few_shot_evaluation.check_shots(source, shots, seeds)
-        _introduce(source)
+    draws = [_draw(source, shots, seeds) for source in sources]
     size = batch_size or (model.config.eval_batch_size if model.config else 256)
-    work = [few_shot_evaluation.passes(source, shots, seeds, size) for source in sources]
+    work = [drawn.passes(size) for drawn in draws]
     fits = len(sources) * len(shots) * len(seeds)
     progress = WorkProgress(total_work=float(sum(work) + fits))
     found = {}
-    for source, batches in zip(sources, work, strict=True):
-        progress.begin(f"features of {source.name}", work=float(batches))
+    for drawn, batches in zip(draws, work, strict=True):
+        progress.begin(f"features of {drawn.source.name}", work=float(batches))
         count = itertools.count(1)
-        found[source.name] = few_shot_evaluation.few_shot_data(
+        found[drawn.source.name] = drawn.features(
             extractor,
-            source,
-            shots,
-            seeds,
             lambda split: model.eval_batches(size, split),
             lambda count=count, batches=batches: progress.advance(next(count) / batches),
         )
@@ -120,9 +115,18 @@ def _measure(
     return results
 
 
-def _introduce(source: data.ImageSource) -> None:
+def _draw(
+    source: data.ImageSource, shots: tuple[int, ...], seeds: tuple[int, ...]
+) -> few_shot_evaluation.Draws:
+    """Draws the images of one dataset, and tells of it."""
+    from keras_vmoe.trainers import few_shot_evaluation
+
     print(
         f"data     {source.name}: {source.train.num_examples:,} images to draw from, "
         f"{source.eval.num_examples:,} held out, {source.num_classes} classes",
         flush=True,
     )
+    drawn = few_shot_evaluation.draw(source, shots, seeds)
+    if notice := drawn.notice():
+        print(f"note     {notice}", flush=True)
+    return drawn

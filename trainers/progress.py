@@ -71,11 +71,17 @@ class Progress:
             self._stream.write("\r\x1b[2K")
         print(text, file=self._stream, flush=True)
 
-    def evaluating(self, step: int, steps: int) -> None:
-        """Tells how far an evaluation is, where that is redrawn; elsewhere it says nothing."""
-        if self._terminal and self._clock() - self._shown_at >= _SECONDS_BETWEEN_REDRAWS:
-            self._shown_at = self._clock()
-            self._redraw(f"{self.line()}  evaluating {step}/{steps}")
+    def aside(self, label: str, step: int, steps: int) -> None:
+        """Tells how far work between training steps is, such as an evaluation."""
+        interval = _SECONDS_BETWEEN_REDRAWS if self._terminal else _SECONDS_BETWEEN_LINES
+        if self._clock() - self._shown_at < interval:
+            return
+        self._shown_at = self._clock()
+        text = f"{label} {step}/{steps}"
+        if self._terminal:
+            self._redraw(f"{self.line()}  {text}")
+        else:
+            print(text, file=self._stream, flush=True)
 
     def pause(self, seconds: float) -> None:
         """Leaves out time that was not spent on training, such as an evaluation's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import sys
@@ -45,8 +46,7 @@ class Run:
         self.source = config.dataset()
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
-        if config.few_shot:
-            config.few_shot.prepare(self.source)
+        self.notices = config.few_shot.prepare(self.source) if config.few_shot else []
         self._channels = config.channels or self.source.image_shape[-1]
         self._strategy = distribution_strategy(config.distribution)
         with self._strategy.scope():
@@ -262,7 +262,7 @@ class Run:
 
     def _on_eval_step(self) -> None:
         self._evaluated += 1
-        self._progress.evaluating(self._evaluated, self._eval_steps)
+        self._progress.aside("evaluating", self._evaluated, self._eval_steps)
 
     def _diverged(self, what: str, step: int) -> ValueError:
         rate = optimizers.learning_rate_at(self._optimizer, step - 1)
@@ -275,12 +275,8 @@ class Run:
 
     def _record(self, split: str, output: Mapping[str, float]) -> None:
         step = self.step
-        if split == "eval" and self._few_shot_is_due():
-            transfer = self.config.few_shot.measure(
-                self.model, self.source, on_batch=self.loop.stop.check
-            )
-            self._summaries.scalars(transfer, step)
-            output = {**output, **transfer}
+        transfer = self._measure_few_shot() if split == "eval" and self._few_shot_is_due() else {}
+        output = {**output, **transfer}
         bad_step = self.loop.first_bad_step
         head = {"step": step, "epoch": step / self.steps_per_epoch, "split": split}
         self.workdir.metrics.append({**head, **output})
@@ -292,7 +288,19 @@ class Run:
             self._progress.note(
                 f"step {step}/{self.total_steps}  held-out loss {output['loss']:.3f}  "
                 f"accuracy {output['accuracy']:.2%}"
+                + "".join(f"  {name} {value:.2%}" for name, value in transfer.items())
             )
+
+    def _measure_few_shot(self) -> dict[str, float]:
+        few_shot, count = self.config.few_shot, itertools.count(1)
+
+        def on_batch() -> None:
+            self.loop.stop.check()
+            self._progress.aside("few-shot features", next(count), few_shot.passes)
+
+        transfer = few_shot.measure(self.model, self.source, on_batch)
+        self._summaries.scalars(transfer, self.step)
+        return transfer
 
 
 def _warn(text: str) -> None:
@@ -351,6 +359,8 @@ def _introduce(run: Run) -> None:
         print(f"resume   from step {run.first_step:,}", flush=True)
     for change in run.changes:
         print(f"changed  {change}", flush=True)
+    for notice in run.notices:
+        print(f"note     {notice}", flush=True)
 
 
 def _conclude(run: Run, seconds: float) -> None:

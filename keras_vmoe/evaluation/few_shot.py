@@ -115,7 +115,7 @@ class FewShotResult:
 def sample_shots(
     labels: np.ndarray, shots: int, seed: int = 0, class_names: Sequence[str] = ()
 ) -> np.ndarray:
-    """Draws the same number of examples of each class.
+    """Draws the same number of examples of each class, or all of a class that has fewer.
 
     The same labels and seed always give the same examples, and the draw of few shots is the
     beginning of that of many.
@@ -127,10 +127,10 @@ def sample_shots(
         class_names: a name per class; without, the classes are 0 to the largest label.
 
     Returns:
-        `[classes * shots]` indices, class by class.
+        Indices, class by class; `[classes * shots]` where no class has fewer.
 
     Raises:
-        ValueError: a class that has fewer examples; the message names it.
+        ValueError: a class without examples; the message names it.
 
     Example:
 
@@ -141,13 +141,12 @@ def sample_shots(
     require_positive_int("shots", shots)
     labels = np.asarray(labels)
     classes = max(len(class_names), int(labels.max()) + 1)
-    counts = np.bincount(labels, minlength=classes)
-    poorest = int(counts.argmin())
-    name = f" ({class_names[poorest]})" if poorest < len(class_names) else ""
+    empty = np.flatnonzero(np.bincount(labels, minlength=classes) == 0)
+    names = [f"{label} ({class_names[label]})" if class_names else str(label) for label in empty]
     require(
-        counts[poorest] >= shots,
-        f"shots must be at most the examples of each class, but class {poorest}{name} has "
-        f"{counts[poorest]}. Received: shots={shots}",
+        not names,
+        f"every class must have an example to draw. Received: none of class {', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
     )
     # RandomState, because its stream of numbers never changes.
     random = np.random.RandomState(seed)
@@ -249,7 +248,7 @@ def few_shot_transfer(
         Name to `FewShotResult`.
 
     Raises:
-        ValueError: no datasets, features that do not fit their labels, a class with too few
+        ValueError: no datasets, features that do not fit their labels, a class without
             examples, empty or repeated `shots`, `seeds`.
 
     Example:

@@ -70,13 +70,14 @@ def test_only_drawn_images_go_through_the_model(model):
         seen.append(split.num_examples)
         return batches(split)
 
-    found = few_shot_evaluation.few_shot_data(extractor, DIGITS, (1, 3), (0, 1), counted)
+    drawn = few_shot_evaluation.draw(DIGITS, (1, 3), (0, 1))
+    found = drawn.features(extractor, counted)
     assert seen == [len(found.rows), 360]
     assert 30 < len(found.rows) <= 60
     assert len(found.labels) == 1437
     every, _ = evaluation.collect_features(extractor, batches(DIGITS.train))
     np.testing.assert_allclose(found.features, every[found.rows], atol=1e-5)
-    assert few_shot_evaluation.passes(DIGITS, (1, 3), (0, 1), batch_size=100) == 1 + 4
+    assert drawn.passes(batch_size=100) == 1 + 4
     result = evaluation.few_shot_transfer({"digits": found}, (1, 3), (0, 1))["digits"]
     wanted = whole(model, DIGITS, (1, 3), (0, 1))
     np.testing.assert_allclose(result.accuracies, wanted.accuracies, atol=1.01 / 360)
@@ -87,7 +88,7 @@ def test_of_files_too(folder):
     source = data.load(f"image_folder:{folder}")
     extractor = models.feature_extractor(model)
     coloured = functools.partial(batches, channels=3)
-    found = few_shot_evaluation.few_shot_data(extractor, source, (2,), (0,), coloured)
+    found = few_shot_evaluation.draw(source, (2,), (0,)).features(extractor, coloured)
     assert isinstance(source.train, data.FileSplit)
     assert len(found.rows) == 4
     every, labels = evaluation.collect_features(extractor, batches(source.train, channels=3))
@@ -98,18 +99,45 @@ def test_of_files_too(folder):
     np.testing.assert_allclose(result.accuracies, wanted.accuracies, atol=1.01 / 16)
 
 
-def test_streams_and_sources_that_skip_images_are_read_as_a_whole(model):
+def test_of_streams_too(model, monkeypatch):
     part = data.ArraySplit.of(DIGITS.train.images[:200], DIGITS.train.labels[:200])
+    held = dataclasses.replace(DIGITS, splits={"train": part, "test": part})
     stream = dataclasses.replace(DIGITS, splits={"train": as_stream(part), "test": part})
-    found = few_shot_evaluation.few_shot_data(
-        models.feature_extractor(model), stream, (2,), (0,), batches
-    )
+    drawn = few_shot_evaluation.draw(stream, (2,), (0,))
+    assert drawn.labels.tolist() == part.labels.tolist()
+    assert drawn.split.num_examples == len(drawn.rows) == 20
+    extractor = models.feature_extractor(model)
+    found = drawn.features(extractor, batches)
+    wanted = few_shot_evaluation.draw(held, (2,), (0,)).features(extractor, batches)
+    np.testing.assert_array_equal(found.rows, wanted.rows)
+    np.testing.assert_allclose(found.features, wanted.features, atol=1e-5)
+
+
+def test_sources_that_leave_damaged_images_out_are_read_as_a_whole(model):
+    part = data.ArraySplit.of(DIGITS.train.images[:200], DIGITS.train.labels[:200])
+    lenient = dataclasses.replace(as_stream(part), corrupt=data.CorruptImages(1))
+    source = dataclasses.replace(DIGITS, splits={"train": lenient, "test": part})
+    drawn = few_shot_evaluation.draw(source, (2,), (0,))
+    assert drawn.rows is None
+    assert drawn.passes(batch_size=100) == 4
+    found = drawn.features(models.feature_extractor(model), batches)
     assert found.rows is None
     assert found.labels.tolist() == part.labels.tolist()
     np.testing.assert_allclose(found.features, found.test_features, atol=1e-5)
-    assert few_shot_evaluation.passes(stream, (2,), (0,), batch_size=100) == 4
-    lenient = data.FileSplit(2, ("a.png", "b.png"), np.array([0, 1]), data.CorruptImages(1))
-    assert few_shot_evaluation._known_labels(lenient) is None
+
+
+def test_small_classes_are_told():
+    few = np.concatenate([np.arange(10), np.repeat(np.arange(9), 30)])
+    images = np.zeros((len(few), 8, 8, 1), np.uint8)
+    source = dataclasses.replace(
+        DIGITS, splits={"train": data.ArraySplit.of(images, few), "test": DIGITS.eval}
+    )
+    (notice,) = FewShot(shots=(1, 5)).prepare(source)
+    assert notice == (
+        "few-shot transfer to digits: 1 of 10 classes have fewer than 5 training images, the "
+        "smallest 1; all of theirs are taken"
+    )
+    assert FewShot(shots=(1,)).prepare(source) == []
 
 
 # Between training steps.
@@ -182,8 +210,10 @@ def test_wrong_parameters(arguments, message):
 def test_data_that_does_not_do_is_told_before_training():
     with pytest.raises(ValueError, match="no run to take it of"):
         FewShot().prepare()
-    with pytest.raises(ValueError, match=r"few-shot transfer to digits: .*class \d \(\d\) has 1"):
-        FewShot(shots=(1000,)).prepare(DIGITS)
+    empty = dataclasses.replace(DIGITS, class_names=(*DIGITS.class_names, "ten"))
+    message = r"few-shot transfer to digits: every class .* none of class 10 \(ten\)"
+    with pytest.raises(ValueError, match=message):
+        FewShot().prepare(empty)
     with pytest.raises(ValueError, match="two datasets of the name 'digits'"):
         FewShot(["digits", lambda: DIGITS]).prepare()
 
@@ -192,14 +222,15 @@ def test_data_that_does_not_do_is_told_before_training():
 
 
 def test_the_command(finished_run, tmp_path, capsys):
-    words = ["--shots=1,5", "--seeds=2", f"--out={tmp_path / 'new'}"]
+    words = ["--shots=1,5,300", "--seeds=2", f"--out={tmp_path / 'new'}"]
     assert cli.main(["fewshot", f"--workdir={finished_run}", *words]) == 0
     out = capsys.readouterr().out
     assert "1-shot" in out
     assert "digits: 1,437 images to draw from, 360 held out, 10 classes" in out
     content = json.loads((tmp_path / "new" / "fewshot.json").read_text())
     rows = content["datasets"]["digits"]["rows"]
-    assert [row["shots"] for row in rows] == [1, 5]
+    assert [row["shots"] for row in rows] == [1, 5, 300]
+    assert "note     few-shot transfer to digits: 10 of 10 classes have fewer than 300" in out
     assert f"{100 * rows[1]['mean']:.1f} ± {100 * rows[1]['std']:.1f} %" in out
     assert not (finished_run / "fewshot.json").exists()
 
@@ -234,7 +265,6 @@ def test_the_command_on_a_file_and_other_datasets(finished_run, folder, tmp_path
         (["--workdir={run}", "--gin_file=none.gin"], 1, "--gin_file=none.gin: no such file"),
         (["--workdir={run}", "--dataset=digits,test"], 2, "NAME,TRAIN_SPLIT,HELD_OUT_SPLIT"),
         (["--workdir={run}", "--dataset=digits", "--dataset=digits"], 2, "digits comes twice"),
-        (["--workdir={run}", "--shots=500"], 1, "few-shot transfer to digits: shots must be"),
     ],
 )
 def test_wrong_command_lines(finished_run, tmp_path, capsys, words, code, message):
