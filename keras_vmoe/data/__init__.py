@@ -42,5 +42,7 @@ __all__ = [
     "load",
     "make_dataset",
     "mix_with_weights",
+    "read_labels",
+    "select",
     "verify",
 ]

@@ -201,8 +201,10 @@ def _files(
 
     def open_part(part: tf.Tensor) -> tf.data.Dataset:
         records = tf.data.TFRecordDataset(tf.constant(paths)[part])
-        return records.skip(tf.constant(skips)[part]).take(tf.constant(takes)[part]).map(
-            decode_example
+        return (
+            records.skip(tf.constant(skips)[part])
+            .take(tf.constant(takes)[part])
+            .map(decode_example)
         )
 
     return tuple(int(count) for count in takes), open_part

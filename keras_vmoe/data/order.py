@@ -113,8 +113,9 @@ def training_stream(
     """Gives the examples of a stream, epoch after epoch without end.
 
     Each epoch reads the parts of the stream in an order of its own, several in turns, and shuffles
-    what comes within windows of several batches, whose borders lie elsewhere in each epoch. With repeats an epoch takes a part of the stream, and the next epoch the part after it. A host
-    whose part of the stream is shorter than an epoch begins it again within the epoch.
+    what comes within windows of several batches, whose borders lie elsewhere in each epoch. With
+    repeats an epoch takes a part of the stream, and the next epoch the part after it. A host whose
+    part of the stream is shorter than an epoch begins it again within the epoch.
 
     Args:
         split: the whole stream, of all hosts.

@@ -14,7 +14,9 @@ from keras_vmoe.data.source import ArraySplit, FileSplit, Split, StreamSplit
 _CHUNK = 1024
 
 
-def read_labels(split: Split, on_examples: Callable[[int], None] = lambda count: None) -> np.ndarray:
+def read_labels(
+    split: Split, on_examples: Callable[[int], None] = lambda count: None
+) -> np.ndarray:
     """Returns the labels of all examples, in the order of evaluation.
 
     Those of arrays and files are known; a stream is read once, and nothing of it is decoded.

@@ -14,7 +14,7 @@ KINDS = ("array", "file", "stream", "parts")
 def test_labels_are_those_of_evaluation(kind, tmp_path):
     split = make_split(kind, numbered_images(40), tmp_path)
     ordered = labels(data.make_dataset(split, 8, 4))
-    assert data.read_labels(split).tolist() == sum(ordered, [])
+    assert data.read_labels(split).tolist() == [label for batch in ordered for label in batch]
     assert data.read_labels(split).dtype == np.int32
 
 
