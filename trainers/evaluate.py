@@ -31,7 +31,14 @@ choices that were kept) and measured time (medians of interleaved rounds).
   keras-vmoe evaluate --workdir=DIR --sweep --dense_workdir=DENSE_DIR --capacity_factors=0.1,0.5,1
   keras-vmoe evaluate --model=model.keras --gin_file=data/fashion_mnist.gin
 """
-_OF_SWEEPS = ("num_selected", "capacity_factors", "priority", "dense_workdir")
+_OF_SWEEPS = (
+    "num_selected",
+    "capacity_factors",
+    "priority",
+    "dense_workdir",
+    "exact",
+    "rounds",
+)
 
 
 def _flags() -> flags.FlagValues:
@@ -105,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _sweep_arguments(values: flags.FlagValues) -> dict[str, tuple[Any, ...]]:
     """The lists that were given, checked as far as it goes without a model."""
-    given = [name for name in _OF_SWEEPS if values[name].value is not None]
+    given = [name for name in _OF_SWEEPS if values[name].present]
     if given and not values.sweep:
         raise UsageError(f"evaluate: --{given[0]} is of sweeps; add --sweep")
     kinds: dict[str, Callable[[str], Any]] = {"num_selected": int, "capacity_factors": float}
@@ -182,11 +189,11 @@ def even_batch_size(images: int, wanted: int, group: int) -> int:
 
     Args:
         images: how many there are.
-        wanted: another size that will do, from which the result differs by a factor of at most 2.
+        wanted: the size that fits into memory.
         group: images that are routed together.
 
     Returns:
-        The size; `wanted` if there is none.
+        The largest such size from a quarter of `wanted` to `wanted`, else `wanted`.
 
     Example:
         >>> (
@@ -194,10 +201,10 @@ def even_batch_size(images: int, wanted: int, group: int) -> int:
         ...     even_batch_size(10_000, 256, 8),
         ...     even_batch_size(359, 256, 8),
         ... )
-        (360, 200, 256)
+        (120, 200, 256)
     """
-    fits = [n for n in range(group, 2 * wanted + 1, group) if images % n == 0 and 2 * n >= wanted]
-    return min(fits, key=lambda n: abs(math.log(n / wanted)), default=wanted)
+    fits = [n for n in range(group, wanted + 1, group) if images % n == 0 and 4 * n >= wanted]
+    return max(fits, default=wanted)
 
 
 # What is measured.

@@ -27,6 +27,7 @@ def new_flags() -> flags.FlagValues:
         ("workdir", "The folder of a run, finished or not."),
         ("model", "A .keras file, in place of --workdir."),
         ("out", "The folder of the results. Default: the workdir, or where the model is."),
+        ("data_dir", "Where the images of --dataset lie. Default: as for dataset.data_dir."),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
     for name, text in (
@@ -49,7 +50,7 @@ def check(values: flags.FlagValues, words: Sequence[str], command: str) -> None:
     """Refuses what can be told wrong before TensorFlow is imported.
 
     Raises:
-        UsageError: stray words, or not exactly one of --workdir and --model.
+        UsageError: stray words, not exactly one of --workdir and --model, or --data_dir alone.
         FileNotFoundError: a path or gin file that is not there.
     """
     if words:
@@ -65,6 +66,11 @@ def check(values: flags.FlagValues, words: Sequence[str], command: str) -> None:
     flag, path = ("workdir", values.workdir) if values.model is None else ("model", values.model)
     if not Path(path).expanduser().exists():
         raise FileNotFoundError(f"--{flag}={path}: there is no such file or folder")
+    if values.data_dir and not values.dataset:
+        raise UsageError(
+            f"{command}: --data_dir is of --dataset, which is not given; for the images of the run "
+            f"write --gin_bindings=\"dataset.data_dir='{values.data_dir}'\""
+        )
     for name in values.gin_file:
         gin_config.find(name)
 
@@ -130,7 +136,9 @@ def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSou
                 "--dataset=uc_merced,train[:1000],train[1000:]"
             )
         train, held_out = splits or (None, None)
-        sources.append(data.load(name, train_split=train, eval_split=held_out))
+        sources.append(
+            data.load(name, values.data_dir, train_split=train, eval_split=held_out)
+        )
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:

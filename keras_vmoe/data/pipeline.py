@@ -258,6 +258,8 @@ class _Pipeline:
         if self.pad:
             mask = batch.get("mask", tf.ones(labels.shape[:1], tf.bool))
             finished["mask"] = mask
+            kept = mask if len(labels.shape) == 1 else mask[:, None]
+            finished["label"] = tf.where(kept, labels, tf.zeros_like(labels))
             finished["image"] = tf.where(mask[:, None, None, None], images, 0.0)
         return finished
 

@@ -72,7 +72,7 @@ class Reader:
         if isinstance(self._split, ArraySplit):
             image = self._square(self._arrays[example["index"]], crop_draws)
         else:
-            content, place = self._content(example)
+            content, place = self.content(example)
             if self._corrupt is None:
                 image = self._decode_and_crop(content, crop_draws)
             else:
@@ -87,8 +87,8 @@ class Reader:
             return tf.cast(example["label"], tf.int32)
         return self._labels[example["index"]]
 
-    def _content(self, example: Example) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the bytes of an image, and what messages call it."""
+    def content(self, example: Example) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the bytes of an image that is not held decoded, and what messages call it."""
         if isinstance(self._split, StreamSplit):
             position = tf.strings.as_string(example["position"])
             return example["image"], tf.strings.join(["image ", position, " of ", self._split.name])

@@ -241,7 +241,7 @@ class Evaluator:
         self, model: keras.Model, loss: Loss = softmax_loss, exact_capacity: bool = False
     ) -> None:
         self._model, self._loss, self._exact = model, loss, exact_capacity
-        self._recorded = _Recorded(model)
+        self._recorded, self._plain = _Recorded(model), _Plain(model)
         self._images, self._hits, self._total_loss = 0, 0, 0.0
         self._routing: dict[str, dict[str, Any]] = {}
 
@@ -250,7 +250,7 @@ class Evaluator:
         images, labels = real_images(batch, self._model)
         if not len(images):
             return
-        outputs = self._run(images)
+        outputs = self._run(self._recorded, images)
         logits = np.asarray(outputs["logits"], "float32")
         classes = labels if labels.ndim == 1 else labels.argmax(-1)
         self._hits += int(np.sum(logits.argmax(-1) == classes))
@@ -265,19 +265,19 @@ class Evaluator:
                     sums[key] = sums.get(key, 0.0) + np.asarray(numbers[key], "float64")
 
     def seconds(self, batch: Batch) -> float:
-        """How long the model takes for a batch, its results fetched; they count in nothing.
+        """How long the model takes for the logits of a batch; they count in nothing.
 
         The first call with images of a shape compiles the model.
         """
         images, _ = real_images(batch, self._model)
         began = time.perf_counter()
-        self._run(images)
+        self._run(self._plain, images)
         return time.perf_counter() - began
 
-    def _run(self, images: Any) -> dict[str, Any]:
+    def _run(self, model: keras.Model, images: Any) -> Any:
         exact = models.exact_capacity(self._model) if self._exact else contextlib.nullcontext()
         with layers.routing_metrics(False), exact:
-            return self._recorded.predict_on_batch(images)
+            return model.predict_on_batch(images)
 
     def result(self) -> Evaluation:
         """What was found so far.
@@ -333,6 +333,17 @@ class _Recorded(keras.Model):
             name = f"{call.layer}{_AGAIN}{again + 1}" if again else call.layer
             routing[name] = _numbers(call)
         return {"logits": logits, "routing": routing}
+
+
+class _Plain(keras.Model):
+    """Calls a model as in inference; a graph of its own, which may have another capacity."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(name=f"{model.name}_plain")
+        self.model = model
+
+    def call(self, images: Any) -> Any:
+        return self.model(images, training=False)
 
 
 def _numbers(call: RoutingCall) -> dict[str, Any]:

@@ -184,7 +184,8 @@ def routing_sweep(
     """Evaluates one model under many routings, on the same weights and images.
 
     All take turns, batch by batch, so the data is read once. The time of each is the median over
-    rounds in which all run on the first batch, one after the other.
+    rounds in which all compute the logits of the first batch, one after the other; each round
+    begins with another, and the rounds after one that compiles them count.
 
     Args:
         model: a functional model with MoE layers, from images to logits.
@@ -244,9 +245,12 @@ def routing_sweep(
                 on_call()
             if number == 0:
                 size = len(real_images(batch, model)[0])
-                for _ in range(timing_rounds):
-                    for evaluator, taken in zip(evaluators, seconds, strict=True):
-                        taken.append(evaluator.seconds(batch))
+                for turn in range(timing_rounds + 1 if timing_rounds else 0):
+                    for place in range(len(evaluators)):
+                        index = (turn + place) % len(evaluators)
+                        taken = evaluators[index].seconds(batch)
+                        if turn > 0:
+                            seconds[index].append(taken)
                         on_call()
     results = [evaluator.result() for evaluator in evaluators]
     times = [1e3 * median(taken) / size if taken else None for taken in seconds]
@@ -278,9 +282,9 @@ def sweep_calls(num_batches: int, num_models: int, timing_rounds: int = 5) -> in
     Example:
 
     >>> sweep_calls(num_batches=10, num_models=4, timing_rounds=5)
-    60
+    64
     """
-    return (num_batches + timing_rounds) * num_models
+    return (num_batches + timing_rounds + (timing_rounds > 0)) * num_models
 
 
 def _check_dense(dense: keras.Model | None, model: keras.Model) -> None:

@@ -249,6 +249,14 @@ def test_the_last_batch_is_filled_up(kind, tmp_path):
     assert_same_batches(found[2:], rest.as_numpy_iterator())
 
 
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_filling_has_label_0(one_by_one):
+    split = data.ArraySplit.of(numbered_images(5), np.arange(5) + 7)
+    crop = data.CentralCrop(resize=4) if one_by_one else None
+    *_, last = make(split, batch_size=4, pad=True, crop=crop).as_numpy_iterator()
+    assert last["label"].tolist() == [11, 0, 0, 0]
+
+
 def test_training_batches_have_a_mask_too_if_asked():
     batch = next(iter(make(array_split(numbered_images(8)), training=True, pad=True)))
     assert batch["mask"].numpy().tolist() == [True] * 8

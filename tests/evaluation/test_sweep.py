@@ -106,6 +106,35 @@ def expert_macs(profile):
     return sum(part.macs for part in parts if part.name == "experts")
 
 
+def test_times_are_medians_of_rounds_in_turns(model, monkeypatch):
+    turns = []
+
+    def seconds(self, batch):
+        turns.append(id(self))
+        # The round that compiles is slow.
+        return 5.0 if len(turns) <= 3 else 0.1 * len(turns)
+
+    monkeypatch.setattr(evaluation.passes.Evaluator, "seconds", seconds)
+    settings = evaluation.routing_settings(model, (2,), (0.3, 1.0, 4.0), ["bpr"])
+    rows = evaluation.routing_sweep(model, BATCHES[:1], settings, timing_rounds=3)
+    first = turns[:3]
+    assert len(set(first)) == 3
+    assert [turns[i : i + 3] for i in (3, 6, 9)] == [first[n:] + first[:n] for n in (1, 2, 0)]
+    images = len(BATCHES[0]["label"])
+    # The first comes 6th, 8th and 10th, and so on.
+    expected = [1e3 * 0.1 * place / images for place in (8, 9, 7)]
+    assert [row.milliseconds for row in rows] == pytest.approx(expected)
+
+
+def test_times_are_those_of_logits_alone(model):
+    evaluator = evaluation.passes.Evaluator(model, exact_capacity=True)
+    assert evaluator.seconds(BATCHES[0]) > 0
+    plain = evaluator._plain.predict_on_batch(BATCHES[0]["image"])
+    assert plain.shape == (len(BATCHES[0]["label"]), model.output_shape[-1])
+    with pytest.raises(ValueError, match="at least one image"):
+        evaluator.result()
+
+
 def test_ample_capacity_keeps_all_whatever_the_order(rows):
     ample = [row for row in rows if row.capacity_factor == 4.0]
     assert [row.kept for row in ample] == [1.0] * 2

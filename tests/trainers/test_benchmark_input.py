@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -108,6 +109,15 @@ def test_the_stages_are_parts_of_the_pipeline(folder, kind):
     progress = WorkProgress(input_of.total_work(pipeline, settings), stream=io.StringIO())
     rows = input_of.measure_input(pipeline, settings, progress)
     assert [row["stage"] for row in rows] == pipeline.stages()
+
+
+def test_a_cached_pipeline_reads_from_memory(folder):
+    source = data.load(f"image_folder:{folder}")
+    arguments = {"crop": None, "augment": None, "mix": None, "repeats": 1, "cache": True}
+    read = input_of.Pipeline(source, 4, 8, arguments).batches("read")
+    for path in source.train.paths:
+        os.unlink(path)
+    assert next(iter(read))["image"].shape == (4,)
 
 
 def test_images_are_counted_without_the_warm_up():

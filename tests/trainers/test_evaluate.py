@@ -63,7 +63,7 @@ def test_a_sweep_writes_its_rows(swept, finished_run, dense_run):
     assert {path.name for path in swept.iterdir()} == {"sweep.csv", "sweep.json", "sweep.png"}
     content = json.loads((swept / "sweep.json").read_text())
     assert content["model"] == str(finished_run / "model.keras")
-    assert content["batch_size"] == 360
+    assert content["batch_size"] == 120
     rows = content["rows"]
     assert [(r["num_selected"], r["priority"], r["capacity_factor"]) for r in rows] == [
         (2, "bpr", 0.2),
@@ -107,11 +107,14 @@ def test_macs_beside_experts_of_models_in_models():
     ("images", "wanted", "group", "size"),
     [
         (10_000, 256, 8, 200),
-        (360, 256, 8, 360),
+        (360, 256, 8, 120),
         (50_000, 256, 8, 200),
         (512, 256, 8, 256),
+        (400, 256, 8, 200),
+        (2 * 31 * 8, 256, 8, 248),
+        (8 * 7, 256, 8, 256),
         (997, 256, 8, 256),
-        (90, 256, 1, 256),
+        (90, 256, 1, 90),
         (100, 30, 1, 25),
     ],
 )
@@ -124,6 +127,9 @@ def test_batch_sizes_that_fit(images, wanted, group, size):
     [
         (["--num_selected=1"], 2, "--num_selected is of sweeps; add --sweep"),
         (["--dense_workdir=x"], 2, "--dense_workdir is of sweeps"),
+        (["--rounds=7"], 2, "--rounds is of sweeps"),
+        (["--noexact"], 2, "--exact is of sweeps"),
+        (["--data_dir=x"], 2, "--data_dir is of --dataset"),
         (["--sweep", "--num_selected="], 2, "--num_selected must be different whole numbers"),
         (["--sweep", "--num_selected=1.5"], 2, "Received: --num_selected=1.5"),
         (["--sweep", "--capacity_factors=a"], 2, "--capacity_factors must be different numbers"),

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_vmoe import data
-from keras_vmoe.data import order
+from keras_vmoe.data import order, reading
 from keras_vmoe.trainers import gin_config
 from keras_vmoe.trainers.benchmark.settings import AUGMENTATIONS, CROPS, MIXES, InputSettings
 from keras_vmoe.trainers.benchmark.timing import SYSTEM_CLOCKS, Clocks
@@ -62,7 +62,7 @@ class Pipeline:
     def batches(self, stage: str) -> tf.data.Dataset:
         """Returns the batches of the pipeline up to a stage, without end."""
         if stage == READ:
-            return _encoded(self.source.train, self.batch_size, self.arguments["repeats"])
+            return _encoded(self)
         neither = {"augment": None, "mix": None}
         left_out = {DECODE: neither, CROP: neither, AUGMENT: {"mix": None}}
         return data.make_dataset(
@@ -108,20 +108,21 @@ def find_pipeline(settings: InputSettings) -> Pipeline:
     return Pipeline(source, batch_size, image_size, arguments)
 
 
-def _encoded(split: data.Split, batch_size: int, repeats: int) -> tf.data.Dataset:
+def _encoded(pipeline: Pipeline) -> tf.data.Dataset:
     """Returns batches of encoded images, in the order of training."""
-    schedule = order.Schedule(batch_size=batch_size, repeats=repeats)
+    split, cache = pipeline.source.train, pipeline.arguments["cache"]
+    schedule = order.Schedule(pipeline.batch_size, repeats=pipeline.arguments["repeats"])
     if isinstance(split, data.StreamSplit):
-        examples = order.training_stream(split, schedule)
+        held = reading.hold_in_memory(split) if cache else None
+        examples = order.training_stream(split, schedule, held)
     else:
-        with tf.device("CPU:0"):
-            paths = tf.constant(split.paths)
+        reader = reading.Reader(split, pipeline.image_size, crop=None, cache=cache)
         examples = order.training_batches(split, schedule).unbatch()
         examples = examples.map(
-            lambda example: {"image": tf.io.read_file(paths[example["index"]])},
+            lambda example: {"image": reader.content(example)[0]},
             num_parallel_calls=tf.data.AUTOTUNE,
         )
-    return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+    return examples.batch(pipeline.batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def total_work(pipeline: Pipeline, settings: InputSettings) -> float:

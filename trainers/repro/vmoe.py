@@ -51,7 +51,8 @@ class Measured(NamedTuple):
     Attributes:
         seeds: the seeds.
         accuracy: kind of run to accuracies at the end of training.
-        macs: kind of run to multiply-accumulates of one image in training, experts at capacity.
+        macs: kind of run to multiply-accumulates of one image in training, experts on as many
+            choices as get a slot.
         sweep: (priority, capacity factor) to the rows of the sweep.
         few_shot: (kind, shots) to the mean accuracies over the draws.
         few_shot_data: the dataset of the shots.
@@ -112,7 +113,7 @@ def measure(
     return Measured(
         seeds=tuple(seeds),
         accuracy={kind: [run.accuracy() for run in of_kind] for kind, of_kind in by_kind.items()},
-        macs={kind: analysis.profile(ms[0], training=True).macs for kind, ms in trained.items()},
+        macs={kind: _activated_macs(of_kind[0]) for kind, of_kind in trained.items()},
         sweep=_sweep(trained, source, config),
         few_shot=_few_shot(trained, config),
         few_shot_data="digits",
@@ -126,6 +127,14 @@ def _config(run: Training) -> Any:
 
 def _model(run: Training) -> keras.Model:
     return keras.models.load_model(run.workdir / "model.keras", compile=False).model
+
+
+def _activated_macs(model: keras.Model) -> int:
+    if not models.is_sparse(model):
+        return analysis.profile(model).macs
+    capacity = models.moe_layers(model)[0].router.capacity_factor
+    # Slots beyond one a choice stay empty.
+    return analysis.profile(models.with_routing(model, capacity_factor=min(capacity, 1.0))).macs
 
 
 def _batches(split: data.Split, config: Any) -> Any:
@@ -185,10 +194,13 @@ def claims(found: Measured) -> list[Claim]:
     Args:
         found: what was measured.
     """
+    def mmacs(kind: str) -> str:
+        return f"{found.macs[kind] / 1e6:.3g} MMACs"
+
     dense, sparse, priority = (found.accuracy[kind] for kind in (DENSE, SPARSE, PRIORITY))
     result = [
         Claim(
-            "sparse beats dense at equal activated FLOPs",
+            f"sparse beats dense at equal activated FLOPs ({mmacs(SPARSE)} against {mmacs(DENSE)})",
             f"{estimate(sparse).words()} against {estimate(dense).words()}",
             difference(sparse, dense),
         )
