@@ -109,9 +109,21 @@ class TrainConfig:
                 f"train.few_shot={self.few_shot!r} is no few-shot measurement; write it with "
                 "brackets: train.few_shot = @FewShot()"
             )
+        for name in ("cache", "keep_head", "keep_best"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"train.{name}={getattr(self, name)!r} must be True or False")
+        for name in ("seed", "routing_images"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"train.{name}={value!r} must be a whole number of 0 or more")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"train.channels={self.channels!r} must be 1, 3 or None")
+        if self.init_from is not None and not isinstance(self.init_from, str):
+            raise ValueError(f"train.init_from={self.init_from!r} must be a path in quotes")
         self._check_choice("loss", LOSSES)
         self._check_choice("distribution", DISTRIBUTIONS)
-        if not 0 <= self.label_smoothing < 1:
+        smoothing = self.label_smoothing
+        if not isinstance(smoothing, (int, float)) or not 0 <= smoothing < 1:
             raise ValueError(f"train.label_smoothing={self.label_smoothing!r} must be in [0, 1)")
 
     def total_steps(self, steps_per_epoch: int) -> int:

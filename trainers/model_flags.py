@@ -136,9 +136,7 @@ def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSou
                 "--dataset=uc_merced,train[:1000],train[1000:]"
             )
         train, held_out = splits or (None, None)
-        sources.append(
-            data.load(name, values.data_dir, train_split=train, eval_split=held_out)
-        )
+        sources.append(data.load(name, values.data_dir, train_split=train, eval_split=held_out))
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
+
+from keras_vmoe.trainers.status_line import StatusLine
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_BETWEEN_REDRAWS = 0.1
@@ -41,9 +41,8 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._images_per_step = total_steps, images_per_step
-        self._stream = sys.stderr if stream is None else stream
+        self._line = StatusLine(stream)
         self._clock = clock
-        self._terminal = self._stream.isatty()
         self._step = first_step
         self._metrics: dict[str, float] = {}
         self._shown_at = clock()
@@ -57,9 +56,8 @@ class Progress:
         if self._timed_from is None:
             self._timed_from = (step, self._clock())
             self._paused = 0.0
-        interval = _SECONDS_BETWEEN_REDRAWS if self._terminal else _SECONDS_BETWEEN_LINES
-        if self._clock() - self._shown_at >= interval:
-            self._show()
+        if self._is_time():
+            self._show(self.line())
 
     def set_metrics(self, metrics: Mapping[str, float]) -> None:
         """Hands in the latest `loss` and `accuracy` of training."""
@@ -67,21 +65,13 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Prints a line of its own, above the bar."""
-        if self._terminal:
-            self._stream.write("\r\x1b[2K")
-        print(text, file=self._stream, flush=True)
+        self._line.print(text)
 
     def aside(self, label: str, step: int, steps: int) -> None:
         """Tells how far work between training steps is, such as an evaluation."""
-        interval = _SECONDS_BETWEEN_REDRAWS if self._terminal else _SECONDS_BETWEEN_LINES
-        if self._clock() - self._shown_at < interval:
-            return
-        self._shown_at = self._clock()
-        text = f"{label} {step}/{steps}"
-        if self._terminal:
-            self._redraw(f"{self.line()}  {text}")
-        else:
-            print(text, file=self._stream, flush=True)
+        if self._is_time():
+            text = f"{label} {step}/{steps}"
+            self._show(f"{self.line()}  {text}" if self._line.is_terminal else text)
 
     def pause(self, seconds: float) -> None:
         """Leaves out time that was not spent on training, such as an evaluation's."""
@@ -89,9 +79,9 @@ class Progress:
 
     def close(self) -> None:
         """Ends the bar's line."""
-        if self._terminal:
-            self._show()
-            print(file=self._stream, flush=True)
+        if self._line.is_terminal:
+            self._show(self.line())
+            print(file=self._line.stream, flush=True)
 
     def images_per_second(self) -> float | None:
         """Returns the speed since the first step, or None before there is one."""
@@ -104,7 +94,7 @@ class Progress:
         """Returns the line that is shown."""
         share = self._step / self._total
         parts = [f"step {self._step}/{self._total}"]
-        if self._terminal:
+        if self._line.is_terminal:
             filled = int(_BAR_WIDTH * share)
             parts.append(f"{share:4.0%} |{'#' * filled}{'.' * (_BAR_WIDTH - filled)}|")
         parts += [
@@ -117,17 +107,17 @@ class Progress:
             parts += [f"{speed:,.0f} images/s", f"ETA {duration(left)}"]
         return "  ".join(parts)
 
-    def _show(self) -> None:
-        self._shown_at = self._clock()
-        if not self._terminal:
-            print(self.line(), file=self._stream, flush=True)
-            return
-        self._redraw(self.line())
+    def _is_time(self) -> bool:
+        redraws = self._line.is_terminal
+        interval = _SECONDS_BETWEEN_REDRAWS if redraws else _SECONDS_BETWEEN_LINES
+        return self._clock() - self._shown_at >= interval
 
-    def _redraw(self, text: str) -> None:
-        columns = shutil.get_terminal_size().columns
-        self._stream.write("\r\x1b[2K" + text[: columns - 1])
-        self._stream.flush()
+    def _show(self, text: str) -> None:
+        self._shown_at = self._clock()
+        if self._line.is_terminal:
+            self._line.draw(text)
+        else:
+            self._line.print(text)
 
 
 def duration(seconds: float) -> str:

@@ -23,7 +23,7 @@ from keras_vmoe.trainers.initialize import initialize
 from keras_vmoe.trainers.loop import ClassificationLoop, distribution_strategy
 from keras_vmoe.trainers.progress import Progress, duration
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
-from keras_vmoe.trainers.summaries import Summaries
+from keras_vmoe.trainers.summaries import Summaries, begin_session
 from keras_vmoe.trainers.workdir import Workdir
 
 
@@ -102,6 +102,8 @@ class Run:
         self.workdir.metrics.keep_until(self.first_step)
         self.workdir.write_config(self.config_text)
         self._progress = Progress(self.total_steps, self.config.batch_size, self.first_step)
+        for part in ("train", "eval"):
+            begin_session(self.workdir.tensorboard / part, self.first_step)
         self._summaries = Summaries(self.workdir.tensorboard / "eval")
         self._summaries.config(self.config_text, self.first_step)
         try:
@@ -318,7 +320,7 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
         The exit code: 0, or 130 / 143 after a signal.
     """
     began = time.monotonic()
-    with StopSignal() as stop:
+    with workdir.locked(), StopSignal() as stop:
         run = Run(config, workdir, stop)
         if run.finished():
             accuracy = workdir.metrics.last("eval")["accuracy"]

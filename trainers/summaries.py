@@ -82,3 +82,20 @@ class Summaries:
     def close(self) -> None:
         """Writes what is still in memory."""
         self._writer.close()
+
+
+def begin_session(folder: Path, step: int) -> None:
+    """Tells TensorBoard that a run begins or goes on, before anything else is written.
+
+    At every beginning but a folder's first, TensorBoard leaves out what was written before of
+    later steps.
+
+    Args:
+        folder: a folder of TensorBoard events.
+        step: the one that the run begins with or goes on from.
+    """
+    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    with tf.Graph().as_default():  # this writer is of graphs; no other writes session logs
+        writer = tf.compat.v1.summary.FileWriter(str(folder))
+        writer.add_session_log(start, step + 1)
+        writer.close()

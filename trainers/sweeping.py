@@ -12,6 +12,7 @@ import keras
 
 from keras_vmoe import analysis, evaluation
 from keras_vmoe.analysis import LayerProfile
+from keras_vmoe.text import aligned
 from keras_vmoe.trainers import model_flags
 
 TIMING_ROUNDS = 7
@@ -98,8 +99,7 @@ def table(rows: Sequence[evaluation.SweepRow]) -> str:
                 _word(row.milliseconds, ".4g"),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+    return "\n".join(aligned(lines))
 
 
 def _word(value: float | None, style: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 from keras_vmoe.trainers.progress import duration
+from keras_vmoe.trainers.status_line import StatusLine
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -37,9 +36,8 @@ class WorkProgress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total = total_work
-        self._stream = sys.stderr if stream is None else stream
+        self._line = StatusLine(stream)
         self._clock = clock
-        self._terminal = self._stream.isatty()
         self._began = self._shown_at = clock()
         self._label, self._before, self._work, self._share = "", 0.0, 0.0, 0.0
 
@@ -61,9 +59,7 @@ class WorkProgress:
 
     def clear(self) -> None:
         """Takes the line off the terminal."""
-        if self._terminal:
-            self._stream.write("\r\x1b[2K")
-            self._stream.flush()
+        self._line.clear()
 
     def line(self) -> str:
         """Returns the line that is shown."""
@@ -75,10 +71,8 @@ class WorkProgress:
         return "  ".join(parts)
 
     def _show(self) -> None:
-        if self._terminal:
-            columns = shutil.get_terminal_size().columns
-            self._stream.write("\r\x1b[2K" + self.line()[: columns - 1])
-            self._stream.flush()
+        if self._line.is_terminal:
+            self._line.draw(self.line())
         elif self._clock() - self._shown_at >= _SECONDS_BETWEEN_LINES:
             self._shown_at = self._clock()
-            print(self.line(), file=self._stream, flush=True)
+            self._line.print(self.line())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_vmoe.trainers import gin_config
@@ -66,6 +68,30 @@ class Workdir:
         self.config = self.path / "config.gin"
         self.model = self.path / "model.keras"
         self.routing = self.path / "routing.png"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes of this machine out of the folder, within a `with` block.
+
+        The lock ends with its process, however that ends. File systems without locks have none.
+
+        Raises:
+            ValueError: if another process has it.
+        """
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"--workdir={self.path} is in use: another process trains there; wait for its "
+                    "end, or name another --workdir"
+                ) from None
+            except OSError:
+                pass
+            yield
+        finally:
+            os.close(folder)
 
     def check_config(self, text: str) -> list[str]:
         """Compares a run's operative config with that of the run which lies here.

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from keras_vmoe.text import aligned
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerProfile:
@@ -210,14 +212,7 @@ def _lines(rows: Sequence[tuple[str, LayerProfile]], all_macs: int) -> list[str]
         output = " x ".join("?" if side is None else str(side) for side in row.output_shape)
         numbers = (f"{n:,}" for n in (row.params, row.activated_params, row.macs))
         cells.append((name, output, *numbers, f"{100 * row.macs / max(all_macs, 1):.1f}"))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if i < 2 else f"{cell:>{width}}"
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
+    return aligned(cells, num_left=2)
 
 
 def _short(value: int) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_vmoe.evaluation.ridge import L2_REGS, checked_l2_regs, ridge_accuracy
 from keras_vmoe.ops.validation import require, require_positive_int
+from keras_vmoe.text import aligned
 
 SHOTS: tuple[int, ...] = (1, 5, 10, 25)
 SEEDS: tuple[int, ...] = (0, 1, 2)
@@ -351,11 +352,7 @@ def few_shot_table(results: Mapping[str, FewShotResult]) -> str:
     for name, result in results.items():
         lines.append((name, *(_share(result.mean[n], result.std[n]) for n in first.shots)))
     lines.append(("penalty", *penalties))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    )
+    return "\n".join(aligned(lines, num_left=1))
 
 
 def _share(mean: float, std: float | None) -> str:

@@ -15,21 +15,6 @@ from keras_vmoe.ops.validation import require
 Call = Callable[..., Any]
 
 
-def is_sparse(model: keras.Model) -> bool:
-    """Whether a model holds a MoE layer, at any depth.
-
-    Args:
-        model: any Keras model.
-
-    Example:
-
-    >>> from keras_vmoe import models
-    >>> models.is_sparse(models.from_variant("vit_ti16", image_size=32, num_layers=1))
-    False
-    """
-    return any(isinstance(layer, MoEMLP) for layer in model._flatten_layers())
-
-
 def _is_sparse(layer: Any) -> bool:
     return isinstance(layer, MoEMLP) or (isinstance(layer, EncoderBlock) and layer.is_sparse)
 

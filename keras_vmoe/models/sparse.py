@@ -44,6 +44,21 @@ def moe_layers(model: keras.Model) -> list[MoEMLP]:
     return list(found.values())
 
 
+def is_sparse(model: keras.Model) -> bool:
+    """Whether a model holds a MoE layer, at any depth.
+
+    Args:
+        model: any Keras model.
+
+    Example:
+
+    >>> from keras_vmoe import models
+    >>> models.is_sparse(models.from_variant("vit_ti16", image_size=32, num_layers=1))
+    False
+    """
+    return bool(moe_layers(model))
+
+
 @contextlib.contextmanager
 def exact_capacity(model: keras.Model) -> Iterator[None]:
     """Lets a `with` block run a model without rounding slots up to a multiple.

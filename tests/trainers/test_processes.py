@@ -102,6 +102,27 @@ def test_a_killed_run_loses_only_what_came_after_its_last_checkpoint(tmp_path):
         np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-4)
 
 
+def test_a_second_process_is_told_that_the_folder_is_in_use(tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, *LONG),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + MOST_SECONDS
+        while not rows(tmp_path):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        second = run(tmp_path, *LONG)
+    finally:
+        process.kill()
+        process.wait()
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"keras-vmoe: error: --workdir={tmp_path} is in use")
+    assert second.stderr.count("\n") == 1
+
+
 def weights(workdir):
     model = keras.models.load_model(workdir / "model.keras")
     return {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.weights}

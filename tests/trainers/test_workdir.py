@@ -66,6 +66,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert os.listdir(tmp_path) == ["model.keras"]
 
 
+def test_one_process_at_a_time(tmp_path):
+    with (
+        Workdir(tmp_path).locked(),
+        pytest.raises(ValueError, match=r"--workdir=.* is in use: another process trains there"),
+        Workdir(tmp_path).locked(),
+    ):
+        pass
+    with Workdir(tmp_path).locked():
+        pass
+
+
 def test_default_paths_keep_runs_apart():
     assert str(default_path("runs/quickstart.gin", 1)) == "workdir/quickstart-seed1"
     assert default_path("a/x.gin", 0) != default_path("a/y.gin", 0)

@@ -15,6 +15,7 @@ from keras_vmoe.trainers.repro.vmoe import (
     PRIORITY,
     SHOTS,
     SPARSE,
+    VANILLA,
     Measured,
 )
 
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 
 _NAMES = {
     DENSE: "dense",
-    SPARSE: "sparse, C=1.05",
+    SPARSE: "sparse, C=2",
+    VANILLA: "sparse, C=1.05",
     PRIORITY: "sparse, batch priority, C=0.8",
 }
-_COLOURS = {DENSE: canvas.DENSE, SPARSE: canvas.SPARSE, PRIORITY: canvas.EIGHT_COLOURS[2]}
+_COLOURS = {
+    DENSE: canvas.DENSE,
+    SPARSE: canvas.SPARSE,
+    VANILLA: canvas.EIGHT_COLOURS[1],
+    PRIORITY: canvas.EIGHT_COLOURS[2],
+}
 
 
 def plot_vmoe(found: Measured, path: str | Path) -> None:
@@ -36,8 +43,8 @@ def plot_vmoe(found: Measured, path: str | Path) -> None:
         found: what was measured.
         path: the picture's file; the data goes beside it as CSV.
     """
-    figure = canvas.new_figure(12.5, 4.0)
-    twins, capacity, few_shot = figure.subplots(1, 3)
+    figure = canvas.new_figure(13.5, 4.0)
+    twins, capacity, few_shot = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
     rows = [
         *_draw_twins(twins, found),
         *_draw_capacity(capacity, found),
