@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from keras_vmoe.text import aligned
 from keras_vmoe.trainers import command_line, model_flags
 from keras_vmoe.trainers.errors import UsageError
 
@@ -245,11 +246,7 @@ def _layers_table(layers: dict[str, evaluation.LayerRouting]) -> str:
         capacity = "-" if layer.capacity is None else f"{layer.capacity:.3f}"
         shares = f"{layer.expert_shares.min():.1%} to {layer.expert_shares.max():.1%}"
         lines.append((name, dropped, capacity, shares))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    )
+    return "\n".join(aligned(lines, num_left=1))
 
 
 def _run_sweep(
@@ -264,6 +261,8 @@ def _run_sweep(
 
     out = model_flags.out_folder(values)
     dense = None if values.dense_workdir is None else trained.load(values.dense_workdir)
+    if dense is not None and (why := trained.no_twin(dense, model)) is not None:
+        raise ValueError(f"--dense_workdir={values.dense_workdir} {why}")
     progress = WorkProgress(total_work=1.0)
     progress.begin(f"{len(settings)} ways to route", work=1.0)
     rows = sweeping.sweep(

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,6 +17,7 @@ from keras_vmoe.trainers import errors, gin_config
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import BEST, newest_first, step_of, written_after
 from keras_vmoe.trainers.config import TrainConfig
+from keras_vmoe.trainers.metrics_log import MetricsLog
 
 _NO_DATA = (
     "there are no images to evaluate {path} on; give --dataset=NAME, or a gin file that says, such "
@@ -198,6 +200,56 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
     model, names, step = _from_checkpoint(folder / "checkpoints", config)
     origin = f"{folder}, step {step:,} (not finished)"
     return Trained(folder, model, names, origin, files, bindings)
+
+
+# Twins.
+
+
+def no_twin(dense: Trained, model: Trained) -> str | None:
+    """Says why a model cannot be measured beside a sparse one as its dense twin, if it cannot.
+
+    Twins were trained on the same images of the same size, of the same classes, for as many steps.
+    What is not known, of a `.keras` file without its run, is not compared.
+
+    Args:
+        dense: the model without experts.
+        model: the sparse one.
+
+    Returns:
+        The reason, to stand behind the flag and its value, or `None`.
+    """
+    if layers := models.moe_layers(dense.model):
+        return f"is no dense run: its model has {len(layers)} MoE layers; give one without"
+    facts, others = _training(dense), _training(model)
+    for name, value in facts.items():
+        if name in others and value != others[name]:
+            return (
+                f"is no twin of {model.path}: {name}={value}, not {others[name]}; give a dense run "
+                "that was trained alike"
+            )
+    return None
+
+
+def _training(trained: Trained) -> dict[str, Any]:
+    """What twins have in common, as far as it is known. The dataset is that of the run itself,
+    whatever it is evaluated on."""
+    facts: dict[str, Any] = {}
+    best = trained.path.name == BEST and trained.path.parent.name == "checkpoints"
+    folder = trained.path.parent.parent if best else trained.path
+    config = folder / "config.gin"
+    if config.is_file():
+        bindings = gin_config.bindings(config.read_text(encoding="utf-8"))
+        dataset = bindings.get("train.dataset", "@dataset").lstrip("@")
+        for name in ("name", "train_split"):
+            if f"{dataset}.{name}" in bindings:
+                facts[f"dataset.{name}"] = bindings[f"{dataset}.{name}"]
+    facts["image_size"], facts["channels"] = trained.image_size, trained.channels
+    facts["num_classes"] = trained.num_classes
+    if trained.class_names:
+        facts["class_names"] = ", ".join(trained.class_names)
+    if rows := MetricsLog(folder / "metrics.jsonl").rows():
+        facts["steps"] = rows[-1]["step"]
+    return facts
 
 
 # Files.

@@ -12,12 +12,9 @@ from pathlib import Path
 from keras_vmoe.trainers import gin_config
 from keras_vmoe.trainers.metrics_log import MetricsLog
 
-# These change when something is measured or saved, not what is trained: a run may resume with
-# others. A longer run is the same run with its learning rate schedule stretched.
-_MAY_CHANGE = frozenset(
+#: These change when something is measured or saved, not what is trained.
+OF_MEASURING = frozenset(
     (
-        "train.epochs",
-        "train.steps",
         "train.log_every",
         "train.eval_every",
         "train.checkpoint_every",
@@ -33,6 +30,8 @@ _MAY_CHANGE = frozenset(
         "dataset.verify",
     )
 )
+# A run may resume with others. A longer run is the same run with its schedule stretched.
+_MAY_CHANGE = OF_MEASURING | {"train.epochs", "train.steps"}
 
 
 class Workdir:

@@ -19,7 +19,7 @@ def finished_run(tmp_path_factory):
 def dense_run(tmp_path_factory):
     """The workdir of a tiny ViT after 2 steps on digits; not to be written to."""
     workdir = tmp_path_factory.mktemp("dense") / "run"
-    bindings = (*TINY_VIT, "train.steps=2", "train.batch_size=16")
+    bindings = (*TINY_VIT, "train.steps=6", "train.batch_size=16")
     assert train(workdir, gin_file="runs/quickstart_dense.gin", tiny=bindings) == 0
     return workdir
 

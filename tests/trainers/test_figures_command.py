@@ -30,6 +30,7 @@ train.batch_size = 16
 train.seed = 7
 dataset.name = 'digits'
 """
+DIGITS = tuple("0123456789")
 ROWS = (
     {"step": 2, "split": "train", "loss": 2.0, "accuracy": 0.1, "images_per_second": 8.0},
     {"step": 4, "split": "eval", "loss": 1.5, "accuracy": 0.2, "fewshot/5shot": 0.3},
@@ -47,12 +48,12 @@ def vmoe(**overrides):
     return model
 
 
-def write_run(folder, model, rows=ROWS):
+def write_run(folder, model, rows=ROWS, config=CONFIG, class_names=DIGITS):
     """The folder that a finished run of this model leaves, without its checkpoints."""
     folder.mkdir()
-    (folder / "config.gin").write_text(CONFIG)
+    (folder / "config.gin").write_text(config)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    models.Classifier(model, [f"digit {i}" for i in range(10)]).save(folder / "model.keras")
+    models.Classifier(model, class_names).save(folder / "model.keras")
     return folder
 
 
@@ -213,6 +214,11 @@ def test_every_name_has_a_recipe():
             "cannot draw gate_order: needs --runs of both kinds",
         ),
         (("--model={0}/sparse/model.keras",), 1, "no images to evaluate"),
+        (
+            ("--workdir={0}/sparse", "--dataset=digits", "--dataset=other"),
+            2,
+            "Received: --dataset=digits --dataset=other",
+        ),
         (("--workdir={0}/sparse", "--only=sweeps"), 1, "--runs that differ in num_experts"),
     ],
 )
@@ -225,6 +231,23 @@ def test_what_cannot_be_drawn_is_said_in_a_line(folder, tmp_path, capsys, words,
     assert message.format(folder) in captured.err
     assert len(captured.err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("abcdefghij", "classes apart than digits has, a, b, c, … against 0, 1, 2, …; give the"),
+        ("abc", "tells 3 classes apart, but digits has 10; give the images"),
+    ],
+)
+def test_images_of_other_classes_are_refused(tmp_path, capsys, names, message):
+    file = tmp_path / "model.keras"
+    models.Classifier(vmoe(num_classes=len(names)), names).save(file)
+    out = tmp_path / "out"
+    words = (f"--model={file}", "--dataset=digits", "--only=buffers", f"--out={out}")
+    assert figures(*words) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_soft_routing_has_no_buffers_and_no_capacity(tmp_path, capsys):
@@ -254,7 +277,7 @@ def test_from_training_to_every_figure(tmp_path, capsys):
         strict=True,
     ):
         write_run(folder, vmoe(**shape, **overrides))
-    write_run(folders[4], models.ViT(**SHAPE))
+    write_run(folders[4], models.ViT(**SHAPE), ROWS[:5])
     capsys.readouterr()
     all_of_them = ",".join(map(str, folders))
     words = (f"--workdir={folders[0]}", f"--runs={all_of_them}", "--draws=2")

@@ -42,6 +42,7 @@ _SYNOPSIS = "figures [--workdir=DIR | --model=FILE] [--runs=DIR,DIR...] [options
 _TEXT = """
 Draws the figures of V-MoE from a finished run, and from several for those that compare, each as a
 PNG with its data as CSV. Figures that these runs do not allow are left out, and the reason is said.
+Runs are averaged only if their config.gin differs in nothing but train.seed.
 
 {figures}
 
@@ -87,7 +88,8 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         UsageError: a wrong command line.
-        ValueError: runs from which the figures cannot be drawn.
+        ValueError: images of other classes than the model's, or runs from which the figures
+            cannot be drawn.
         OSError: a folder that is missing or cannot be written to.
     """
     values = _flags()
@@ -99,6 +101,11 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if words:
         raise UsageError(f"figures: unexpected {words[0]!r}; see keras-vmoe figures --help")
+    if len(values.dataset) > 1:
+        raise UsageError(
+            "figures: give one --dataset; the model has the classes of one. "
+            f"Received: {' '.join(f'--dataset={word}' for word in values.dataset)}"
+        )
     # All that can be said of the command line is said before TensorFlow is imported.
     names = _names(values.only, values.skip)
     path, folders = _check_paths(values)

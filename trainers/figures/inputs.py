@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
 from keras_vmoe import analysis, layers, models
 from keras_vmoe.trainers import model_flags, trained
-from keras_vmoe.trainers.figures.runs import summarise
+from keras_vmoe.trainers.figures.runs import summarise, tell_apart
+from keras_vmoe.trainers.losses import classification_loss
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _BATCH = 256
@@ -43,10 +45,17 @@ class Subject:
                 f"{path} tells {loaded.num_classes} classes apart, but {source.name} has "
                 f"{source.num_classes}; give the images that it was trained for"
             )
-        self.path, self.model = path, loaded.model
+        names = tuple(source.class_names)
+        if loaded.class_names and names != loaded.class_names:
+            raise ValueError(
+                f"{path} tells other classes apart than {source.name} has, "
+                f"{', '.join(loaded.class_names[:3])}, … against {', '.join(names[:3])}, …; give "
+                "the images that it was trained for"
+            )
+        self.path, self.model, self.trained = path, loaded.model, loaded
         self.name = path.absolute().stem
         self.moe = models.moe_layers(self.model)
-        self.data_name, self.class_names = source.name, tuple(source.class_names)
+        self.data_name, self.class_names = source.name, names
         # Batches of whole routing groups: but for the last, images are routed as in evaluation.
         self.group = max((layer.images_per_group for layer in self.moe), default=1)
         total = source.eval.num_examples
@@ -69,6 +78,12 @@ class Subject:
     def most_choices(self) -> int:
         """The experts that a token can be sent to."""
         return min(layer.router.num_experts for layer in self.moe)
+
+    def loss(self, labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+        """The loss that the model was trained with; softmax cross entropy where there is no run."""
+        config = self.trained.config
+        kind, smoothing = (config.loss, config.label_smoothing) if config else ("softmax", 0.0)
+        return classification_loss(labels, logits, kind, smoothing)
 
     def first_images(self) -> np.ndarray:
         """The images of the first batch."""
@@ -109,13 +124,32 @@ class Inputs:
 
     @functools.cached_property
     def runs(self) -> list[analysis.RunSummary]:
-        """What the runs that are compared reached."""
+        """What the runs that are compared reached; only seeds of one another have equal arguments.
+
+        Raises:
+            ValueError: two runs of one config and one seed.
+        """
         progress, found = WorkProgress(max(len(self.folders), 1)), []
         for folder in self.folders:
             progress.begin(f"reading {folder}", 1)
             found.append(summarise(folder, trained.load(folder).model))
         progress.clear()
-        return found
+        return tell_apart(self.folders, found)
+
+    @functools.cached_property
+    def dense_twin(self) -> tuple[keras.Model | None, str | None]:
+        """The first dense run that was trained as the model was; if none was, why the first was
+        not."""
+        reasons = []
+        for folder, run in zip(self.folders, self.runs, strict=True):
+            if run.sparse:
+                continue
+            dense = trained.load(folder)
+            why = trained.no_twin(dense, self.subject.trained)
+            if why is None:
+                return dense.model, None
+            reasons.append(f"--runs={folder} {why}")
+        return None, reasons[0] if reasons else None
 
     @functools.cached_property
     def statistics(self) -> Mapping[str, analysis.LayerStatistics]:

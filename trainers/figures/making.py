@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
-
 from keras_vmoe import analysis, evaluation, layers, models
 from keras_vmoe.analysis import figures
-from keras_vmoe.trainers import sweeping, trained
+from keras_vmoe.analysis.run_summary import varying
+from keras_vmoe.trainers import sweeping
 from keras_vmoe.trainers.figures.inputs import COMPILE_WORK, STATISTICS_WORK, Inputs, Subject
 
 SWEPT_CAPACITIES = (0.1, 0.2, 0.3, 0.5, 1.0, 1.5)
@@ -61,7 +60,9 @@ def _no_top_k(inputs: Inputs) -> str | None:
 def _no_capacity(inputs: Inputs) -> str | None:
     soft = "needs a capacity factor, and soft routing has none"
     lack = _no_experts(inputs)
-    return lack or (soft if layers.SoftRouter in inputs.subject.routers else None)
+    if lack is None and layers.SoftRouter in inputs.subject.routers:
+        lack = soft
+    return lack or inputs.dense_twin[1]
 
 
 def _no_runs(inputs: Inputs) -> str | None:
@@ -143,7 +144,7 @@ def _capacity_work(inputs: Inputs) -> float:
 
 def _capacity(inputs: Inputs, path: Path) -> None:
     subject, settings = inputs.subject, _capacity_settings(inputs.subject)
-    dense = _dense_twin(inputs)
+    dense, _ = inputs.dense_twin
     turns = len(settings) + (dense is not None)
     step = inputs.counted("accuracy over capacity", turns * subject.steps, compiled=turns)
     rows = sweeping.sweep(
@@ -152,22 +153,12 @@ def _capacity(inputs: Inputs, path: Path) -> None:
         subject.steps,
         settings,
         dense=dense,
+        loss=subject.loss,
         timing_rounds=0,
         advance=lambda _: step(),
     )
     subtitle = f"{subject.data_name}, {sweeping.groups_in_words(rows)}"
     figures.plot_capacity([row._asdict() for row in rows], path, subtitle)
-
-
-def _dense_twin(inputs: Inputs) -> keras.Model | None:
-    """The first dense model among the runs that takes the same images."""
-    for folder, run in zip(inputs.folders, inputs.runs, strict=True):
-        if not run.sparse:
-            model = trained.load(folder).model
-            shapes = [(m.input_shape, m.output_shape) for m in (model, inputs.subject.model)]
-            if shapes[0] == shapes[1]:
-                return model
-    return None
 
 
 def _router_value_calls(inputs: Inputs) -> int:
@@ -188,11 +179,15 @@ def _router_value(inputs: Inputs, path: Path) -> None:
 
 
 def _k_folders(inputs: Inputs) -> list[Path]:
-    """The runs with top-k routing; --workdir alone where there is none."""
+    """The models with top-k routing: that of --workdir or --model, and those of the runs."""
     folders = [
         folder for folder, run in zip(inputs.folders, inputs.runs, strict=True) if _is_top_k(run)
     ]
-    return folders or [inputs.path]
+    if _no_top_k(inputs) is not None:
+        return folders
+    file = inputs.path.resolve()
+    others = [f for f in folders if file not in (f.resolve(), (f / "model.keras").resolve())]
+    return [inputs.path, *others]
 
 
 def _k_matrix(inputs: Inputs, path: Path) -> None:
@@ -219,6 +214,16 @@ def _selected_sweep(inputs: Inputs, subject: Subject) -> figures.SelectedSweep:
     )
     accuracy = {row.num_selected: row.accuracy for row in rows}
     return figures.SelectedSweep(subject.name, subject.num_selected, accuracy)
+
+
+def _sweeps(inputs: Inputs, path: Path) -> None:
+    runs = inputs.runs
+    # One line stands for all dense runs: their mean, which only seeds of one another have.
+    differ = varying([run for run in runs if not run.sparse])
+    if differ:
+        runs = [run for run in runs if run.sparse]
+        inputs.progress.print(f"sweeps   without dense runs: these differ in {', '.join(differ)}")
+    figures.plot_sweeps(runs, path)
 
 
 def _k_work(inputs: Inputs) -> float:
@@ -251,9 +256,7 @@ RECIPES: dict[str, Recipe] = {
     "gate_order": Recipe(
         _no_orders, _nothing, lambda inputs, path: figures.plot_gate_order(inputs.runs, path)
     ),
-    "sweeps": Recipe(
-        _no_sweep, _nothing, lambda inputs, path: figures.plot_sweeps(inputs.runs, path)
-    ),
+    "sweeps": Recipe(_no_sweep, _nothing, _sweeps),
     "buffers": Recipe(
         _no_buffers,
         _nothing,
