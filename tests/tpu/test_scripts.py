@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -323,6 +324,22 @@ def test_without_gcloud_it_is_said(gcloud, tmp_path):
     )
     assert done.returncode == 1
     assert "gcloud is not on PATH; install it" in done.stderr
+
+
+def readme_commands() -> list[list[str]]:
+    """The calls of the scripts in the README's blocks of bash."""
+    blocks = re.findall(r"```bash\n(.*?)```", (TPU / "README.md").read_text(), re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", "").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("tpu/")]
+
+
+def test_the_readme_calls_the_scripts_as_they_are(gcloud):
+    commands = readme_commands()
+    assert {Path(words[0]).name for words in commands} >= {*SCRIPTS} - {"status.sh", "stop.sh"}
+    for script, *words in commands:
+        result = gcloud.run(Path(script).name, "--dry_run", *words)
+        assert result.code == 0, result.err
+        assert "warning: the command" not in result.err
 
 
 def test_shellcheck_is_content():

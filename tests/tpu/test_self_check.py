@@ -37,6 +37,8 @@ def test_a_loss_that_is_not_finite_fails(self_check, capsys, monkeypatch):
     def one_step(strategy):
         raise FloatingPointError("the loss is nan\nand more")
 
+    monkeypatch.setattr(self_check, "make_strategy", lambda tpu: None)
+    monkeypatch.setattr(self_check, "devices", lambda strategy: "")
     monkeypatch.setattr(self_check, "one_step", one_step)
     assert self_check.main(["--tpu=none"]) == 1
     assert "one step without a TPU failed: the loss is nan\n" in capsys.readouterr().err
