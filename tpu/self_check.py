@@ -17,6 +17,10 @@ import platform
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 PACKAGES = ("keras_vmoe", "keras", "tensorflow", "tensorflow-tpu", "libtpu", "numpy")
 IMAGES_PER_REPLICA = 8
@@ -24,6 +28,7 @@ NUM_CLASSES = 4
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
+    """Reads the command line; a wrong one exits with code 2."""
     parser = argparse.ArgumentParser(
         prog="self_check.py",
         description=__doc__,
@@ -57,6 +62,7 @@ def find_tpu(asked: str, device_folder: Path = Path("/dev")) -> str | None:
 
 
 def versions() -> str:
+    """Returns the versions of Python and of PACKAGES as one line; "-" is not installed."""
     found = [f"python {platform.python_version()}"]
     for package in PACKAGES:
         try:
@@ -66,7 +72,8 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def make_strategy(tpu: str | None):
+def make_strategy(tpu: str | None) -> tf.distribute.Strategy:
+    """Returns TPUStrategy on a TPU, or else the strategy of the one GPU or CPU."""
     import tensorflow as tf
 
     if tpu is None:
@@ -79,7 +86,8 @@ def make_strategy(tpu: str | None):
     return tf.distribute.TPUStrategy(resolver)
 
 
-def devices(strategy) -> str:
+def devices(strategy: tf.distribute.Strategy) -> str:
+    """Returns what TensorFlow sees, and what the strategy makes of it, as one line."""
     import tensorflow as tf
 
     counts = {}
@@ -89,7 +97,7 @@ def devices(strategy) -> str:
     return f"{seen}; {type(strategy).__name__} with {strategy.num_replicas_in_sync} replica(s)"
 
 
-def one_step(strategy) -> float:
+def one_step(strategy: tf.distribute.Strategy) -> float:
     """Trains a tiny V-MoE for one step and returns the loss, auxiliary losses included."""
     import keras
     import numpy as np
@@ -141,6 +149,7 @@ def one_step(strategy) -> float:
 
 
 def main(argv: list[str]) -> int:
+    """Runs the check; returns the exit code: 0, or 1 where it fails."""
     values = arguments(argv)
     began = time.monotonic()
     print(f"self-check on {platform.node()}: {versions()}", flush=True)
