@@ -78,7 +78,7 @@ def _draw_twins(axis: Axes, found: Measured) -> list[dict[str, Any]]:
         style = {"color": _COLOURS[kind], "capsize": 4, "marker": "o", "markersize": 7}
         axis.errorbar(place, 100 * row["accuracy"], error, **style)
         axis.plot([place + 0.12] * len(values), [100 * v for v in values], "_", color="#606060")
-    labels = [f"{_NAMES[kind]}\n{found.macs[kind] / 1e6:.1f} MMACs" for kind in found.accuracy]
+    labels = [f"{_NAMES[kind]}\n{found.macs[kind] / 1e6:.3g} MMACs" for kind in found.accuracy]
     labels = [label.replace("sparse, ", "sparse,\n") for label in labels]
     axis.set_xticks(range(len(labels)), labels, fontsize=8)
     axis.set_xlim(-0.5, len(labels) - 0.5)
