@@ -17,7 +17,7 @@ def averaged_weights(model: keras.Model, optimizer: keras.optimizers.Optimizer) 
         optimizer: its optimizer, built with the model's trainable variables.
     """
     # Before the first update the averages are zeros.
-    if not optimizer.use_ema or int(optimizer.iterations) == 0:
+    if not optimizer.use_ema or int(keras.ops.convert_to_numpy(optimizer.iterations)) == 0:
         yield
         return
     # Keras' SwapEMAWeights callback reads the averages from here too.

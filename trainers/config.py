@@ -9,7 +9,8 @@ from typing import Any
 
 from keras_vmoe.trainers.losses import LOSSES
 
-DISTRIBUTIONS = ("one_device",)
+ONE_DEVICE, MIRRORED, MULTI_WORKER, TPU = "one_device", "mirrored", "multi_worker", "tpu"
+DISTRIBUTIONS = (ONE_DEVICE, MIRRORED, MULTI_WORKER, TPU)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,9 @@ class TrainConfig:
         routing_images: how many images `routing.png` shows; 0: no picture.
         picture_every: steps between two drawings of it, at evaluations, which TensorBoard keeps;
             None: at the end only.
-        distribution: "one_device".
+        distribution: "one_device": the first GPU, or the CPU; "mirrored": all GPUs of the machine,
+            or its logical CPUs; "multi_worker": the processes that TF_CONFIG lists; "tpu".
+        tpu: name or address of the TPU; None: that of this machine.
     """
 
     model: Callable[..., Any]
@@ -84,7 +87,8 @@ class TrainConfig:
     seed: int = 0
     routing_images: int = 4
     picture_every: int | None = None
-    distribution: str = "one_device"
+    distribution: str = ONE_DEVICE
+    tpu: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "optimizer", "dataset"):

@@ -44,6 +44,12 @@ def _flags() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_string(
+        "tpu",
+        None,
+        "Train on this TPU, a name or an address; local: that of this machine (train.tpu).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "workdir",
         None,
         "The folder to write to and to resume from. Default: workdir/FILE-seedN.",
@@ -94,6 +100,8 @@ def _train(values: flags.FlagValues) -> int:
     bindings = list(values.gin_bindings)
     if values.init_from is not None:
         bindings.append(f"train.init_from = {values.init_from!r}")
+    if values.tpu is not None:
+        bindings += ["train.distribution = 'tpu'", f"train.tpu = {values.tpu!r}"]
     gin_config.parse(values.gin_file, bindings)
     config = configurables.train_config()
     path = values.workdir or workdir.default_path(values.gin_file[-1], config.seed)
