@@ -1,0 +1,151 @@
+"""The values of Keras variables on a mesh: made there part by part, and read from there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from tensorflow.experimental import dtensor
+
+from keras_vmoe.distribution.mesh import Mesh
+
+# These give each element the same whatever the shape.
+_ELEMENTWISE = (
+    keras.initializers.Zeros,
+    keras.initializers.Ones,
+    keras.initializers.Constant,
+)
+
+
+@contextlib.contextmanager
+def unallocated() -> Iterator[None]:
+    """Variables that are made within a `with` block have names and shapes, but no values yet."""
+    before = list(global_state.get_global_attribute("uninitialized_variables", []) or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        # Keras would make up for it, in one piece, as soon as the next such scope ends.
+        global_state.set_global_attribute("uninitialized_variables", before)
+
+
+def set_storage(variable: keras.Variable, value: dtensor.DVariable) -> None:
+    """Gives a Keras variable another storage. All that leans on Keras' private part is here.
+
+    Raises:
+        RuntimeError: if Keras does not keep the value where it did in 3.15.
+    """
+    if "_value" not in vars(variable) or "_initializer" not in vars(variable):
+        raise RuntimeError(
+            f"Keras {keras.__version__} keeps the value of a variable elsewhere than 3.15 did; "
+            "the mesh cannot place it"
+        )
+    variable._value, variable._initializer = value, None
+
+
+def initializer_of(variable: keras.Variable) -> Callable[..., Any] | None:
+    """What a variable without a value yet will be made by; `None` where it has one."""
+    return variable._initializer if variable._value is None else None
+
+
+def place(variable: keras.Variable, mesh: Mesh, axes: Sequence[str | None]) -> None:
+    """Moves a variable to the mesh; one without a value is made there, part by part.
+
+    Args:
+        variable: a Keras variable, with a value or without one yet.
+        mesh: where it goes to.
+        axes: as of `Mesh.layout`.
+    """
+    if isinstance(variable.value if variable._value is not None else None, dtensor.DVariable):
+        return
+    part_of = _parts_of(variable)
+    parts: dict[tuple[tuple[int, int], ...], tf.Tensor] = {}
+    tensors = []
+    layout = mesh.layout(len(variable.shape), axes)
+    for where in mesh.dtensor.local_device_locations():
+        borders = _borders(tuple(variable.shape), layout, where)
+        if borders not in parts:
+            parts[borders] = tf.cast(part_of(borders), variable._dtype)
+        tensors.append(parts[borders])
+    value = dtensor.pack(tensors, layout)
+    set_storage(
+        variable, dtensor.DVariable(value, trainable=variable.trainable, name=variable.name)
+    )
+
+
+def _borders(
+    shape: tuple[int, ...], layout: dtensor.Layout, where: dict[str, int]
+) -> tuple[tuple[int, int], ...]:
+    """The first index and the one after the last, along each axis, that a device has."""
+    borders = []
+    for size, name in zip(shape, layout.sharding_specs, strict=True):
+        parts = 1 if name == dtensor.UNSHARDED else layout.mesh.dim_size(name)
+        first = 0 if name == dtensor.UNSHARDED else where[name] * (size // parts)
+        borders.append((first, first + size // parts))
+    return tuple(borders)
+
+
+def _parts_of(variable: keras.Variable) -> Callable[[tuple[tuple[int, int], ...]], Any]:
+    """A function from borders to that part of the variable's value."""
+    initializer, shape = initializer_of(variable), tuple(variable.shape)
+    if initializer is None:
+        whole = keras.ops.convert_to_numpy(variable._value)
+        return lambda borders: whole[tuple(slice(*border) for border in borders)]
+
+    def made(borders: tuple[tuple[int, int], ...]) -> Any:
+        sizes = tuple(end - first for first, end in borders)
+        if sizes == shape or isinstance(initializer, _ELEMENTWISE):
+            return initializer(sizes, dtype=variable._dtype)
+        along_experts = sizes[1:] == shape[1:]
+        if along_experts and hasattr(initializer, "part"):
+            return initializer.part(shape, *borders[0], dtype=variable._dtype)
+        # An initializer that knows no parts: the host holds the whole for a moment.
+        whole = initializer(shape, dtype=variable._dtype)
+        return whole[tuple(slice(*border) for border in borders)]
+
+    return made
+
+
+def to_numpy(variable: keras.Variable, mesh: Mesh) -> np.ndarray:
+    """The whole value of a variable on the mesh.
+
+    Args:
+        variable: a Keras variable that was placed.
+        mesh: where it is.
+    """
+    return mesh.gather(variable._value)
+
+
+def shards(variable: keras.Variable, mesh: Mesh) -> list[tf.Tensor]:
+    """What this process' devices hold of a variable, in the order of the mesh."""
+    with dtensor.default_mesh(mesh.dtensor):
+        return list(dtensor.unpack(variable._value.read_value()))
+
+
+def bytes_per_device(variables: Iterable[keras.Variable], mesh: Mesh) -> list[int]:
+    """The bytes that variables take on each device of this process, read from what lies there.
+
+    Args:
+        variables: Keras variables that were placed.
+        mesh: where they are.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_vmoe import distribution
+    >>> mesh = distribution.Mesh(device_type="CPU")
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> distribution.place_model(model, mesh, rules=())
+    >>> distribution.bytes_per_device(model.variables, mesh)
+    [32]
+    """
+    totals = [0] * mesh.dtensor.num_local_devices()
+    for variable in variables:
+        for device, shard in enumerate(shards(variable, mesh)):
+            totals[device] += int(np.prod(shard.shape)) * shard.dtype.size
+    return totals
