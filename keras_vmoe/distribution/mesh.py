@@ -76,10 +76,11 @@ class Mesh:
     Example:
 
     >>> from keras_vmoe import distribution
+    >>> import numpy as np
     >>> mesh = distribution.Mesh(batch=1, expert=1, device_type="CPU")
     >>> mesh
     Mesh(batch=1, expert=1)
-    >>> images = mesh.split([[1.0], [2.0]])
+    >>> images = mesh.split(np.array([[1.0], [2.0]]))
     >>> mesh.gather(images).tolist()
     [[1.0], [2.0]]
 
@@ -223,7 +224,6 @@ class Mesh:
 
     def _split_one(self, value: Any) -> tf.Tensor:
         value = np.asarray(value)
-        value = value.astype("float32") if value.dtype == np.float64 else value
         places = self.dtensor.local_device_locations()
         rows = sorted({place[self.batch_axis] for place in places})
         self.require_batch(len(value), "the batch", len(rows))

@@ -33,13 +33,14 @@ def build_model(
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_vmoe import distribution, models
     >>> mesh = distribution.Mesh(batch=1, expert=1, device_type="CPU")
     >>> sizes = dict(image_size=16, patch_size=8, width=8, mlp_dim=16, num_heads=2)
     >>> model = distribution.build_model(
     ...     lambda: models.VMoE(num_layers=2, num_experts=4, num_classes=3, **sizes), mesh
     ... )
-    >>> images = mesh.split([[[[0.0] * 3] * 16] * 16])
+    >>> images = mesh.split(np.zeros((1, 16, 16, 3), "float32"))
     >>> mesh.gather(mesh.function(model)(images)).shape
     (1, 3)
     """

@@ -60,13 +60,21 @@ def place(variable: keras.Variable, mesh: Mesh, axes: Sequence[str | None]) -> N
         variable: a Keras variable, with a value or without one yet.
         mesh: where it goes to.
         axes: as of `Mesh.layout`.
+
+    Raises:
+        ValueError: a variable that was placed otherwise before.
     """
-    if isinstance(variable.value if variable._value is not None else None, dtensor.DVariable):
+    layout = mesh.layout(len(variable.shape), axes)
+    if isinstance(variable._value, dtensor.DVariable):
+        if variable._value.layout != layout:
+            raise ValueError(
+                f"{variable.path} lies on a mesh already, otherwise than it should now: a model "
+                "is placed once, by one list of rules"
+            )
         return
     part_of = _parts_of(variable)
     parts: dict[tuple[tuple[int, int], ...], tf.Tensor] = {}
     tensors = []
-    layout = mesh.layout(len(variable.shape), axes)
     for where in mesh.dtensor.local_device_locations():
         borders = _borders(tuple(variable.shape), layout, where)
         if borders not in parts:
