@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_vmoe.trainers.losses import LOSSES
 
-DISTRIBUTIONS = ("one_device",)
+DISTRIBUTIONS = ("one_device", "mesh")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,8 @@ class TrainConfig:
         routing_images: how many images `routing.png` shows; 0: no picture.
         picture_every: steps between two drawings of it, at evaluations, which TensorBoard keeps;
             None: at the end only.
-        distribution: "one_device".
+        distribution: "one_device", or "mesh": experts and images are split over devices.
+        mesh: sizes of the mesh, such as "batch:2,expert:4"; the command's `--mesh` sets both.
     """
 
     model: Callable[..., Any]
@@ -85,6 +86,7 @@ class TrainConfig:
     routing_images: int = 4
     picture_every: int | None = None
     distribution: str = "one_device"
+    mesh: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "optimizer", "dataset"):
@@ -111,6 +113,11 @@ class TrainConfig:
             )
         self._check_choice("loss", LOSSES)
         self._check_choice("distribution", DISTRIBUTIONS)
+        if (self.mesh is not None) != (self.distribution == "mesh"):
+            raise ValueError(
+                f"train.mesh={self.mesh!r} and train.distribution={self.distribution!r} do not go "
+                "together; --mesh=batch:2,expert:4 sets both"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"train.label_smoothing={self.label_smoothing!r} must be in [0, 1)")
 

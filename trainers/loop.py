@@ -21,10 +21,13 @@ def distribution_strategy(name: str) -> tf.distribute.Strategy:
     """Returns the strategy of a `train.distribution`.
 
     Args:
-        name: "one_device": the first GPU, or the CPU where there is none.
+        name: "one_device": the first GPU, or the CPU where there is none; "mesh": none at all,
+            DTensor does the work.
     """
+    if name == "mesh":
+        return tf.distribute.get_strategy()
     if name != "one_device":
-        raise ValueError(f"train.distribution={name!r} is unknown; known: 'one_device'")
+        raise ValueError(f"train.distribution={name!r} is unknown; known: 'one_device', 'mesh'")
     return tf.distribute.OneDeviceStrategy(
         "/gpu:0" if tf.config.list_physical_devices("GPU") else "/cpu:0"
     )
@@ -105,7 +108,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def create_train_loop_fn(self) -> Callable:
         """Returns the loop over steps; a Python loop, so that a signal is heard between steps."""
-        step_function = tf.function(self.train_step, autograph=False)
+        step_function = self.compiled(self.train_step)
 
         def checked_step(iterator: tf.data.Iterator) -> None:
             self.stop.check()
@@ -115,6 +118,10 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             self._traced = self._traced or (time.monotonic(), step)
 
         return orbit.utils.create_loop_fn(checked_step)
+
+    def compiled(self, step: Callable) -> Callable:
+        """What a step is run by: a graph, from the data to the update."""
+        return tf.function(step, autograph=False)
 
     def train_loop_begin(self) -> None:
         """Starts the clock of a round of steps; the means go on where a checkpoint left them."""
@@ -157,7 +164,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def create_eval_loop_fn(self, has_state: bool) -> Callable:
         """Returns the loop over the held-out batches."""
-        step_function = tf.function(self.eval_step, autograph=False)
+        step_function = self.compiled(self.eval_step)
 
         def checked_step(iterator: tf.data.Iterator) -> None:
             try:

@@ -12,6 +12,8 @@ from keras_vmoe.distribution.placement import place_model as place_model
 from keras_vmoe.distribution.placement import place_optimizer as place_optimizer
 from keras_vmoe.distribution.rules import EXPERT_RULES as EXPERT_RULES
 from keras_vmoe.distribution.rules import Rule as Rule
+from keras_vmoe.distribution.storage import assign as assign
 from keras_vmoe.distribution.storage import bytes_per_device as bytes_per_device
 from keras_vmoe.distribution.storage import to_numpy as to_numpy
 from keras_vmoe.distribution.training import TrainStep as TrainStep
+from keras_vmoe.distribution.training import require_groups as require_groups

@@ -13,6 +13,10 @@ from keras.src.backend.common import global_state
 from tensorflow.experimental import dtensor
 
 from keras_vmoe.distribution.mesh import Mesh
+from keras_vmoe.ops.validation import require
+
+# The first index and the one after the last, along each axis of a variable.
+Borders = tuple[tuple[int, int], ...]
 
 # These give each element the same whatever the shape.
 _ELEMENTWISE = (
@@ -72,24 +76,61 @@ def place(variable: keras.Variable, mesh: Mesh, axes: Sequence[str | None]) -> N
                 "is placed once, by one list of rules"
             )
         return
-    part_of = _parts_of(variable)
-    parts: dict[tuple[tuple[int, int], ...], tf.Tensor] = {}
-    tensors = []
-    for where in mesh.dtensor.local_device_locations():
-        borders = _borders(tuple(variable.shape), layout, where)
-        if borders not in parts:
-            parts[borders] = tf.cast(part_of(borders), variable._dtype)
-        tensors.append(parts[borders])
-    value = dtensor.pack(tensors, layout)
+    value = _packed(variable, layout, _parts_of(variable))
     set_storage(
         variable, dtensor.DVariable(value, trainable=variable.trainable, name=variable.name)
     )
 
 
-def _borders(
-    shape: tuple[int, ...], layout: dtensor.Layout, where: dict[str, int]
-) -> tuple[tuple[int, int], ...]:
-    """The first index and the one after the last, along each axis, that a device has."""
+def assign(variable: keras.Variable, value: Any, mesh: Mesh) -> None:
+    """Gives a variable on the mesh another value; each device gets its part alone.
+
+    Args:
+        variable: a Keras variable that was placed.
+        value: an array of its shape.
+        mesh: where it is.
+
+    Raises:
+        ValueError: another shape.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_vmoe import distribution
+    >>> mesh = distribution.Mesh(device_type="CPU")
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    >>> distribution.place_model(model, mesh, rules=())
+    >>> distribution.assign(model.variables[1], np.array([1.0, 2.0]), mesh)
+    >>> distribution.to_numpy(model.variables[1], mesh).tolist()
+    [1.0, 2.0]
+    """
+    value = np.asarray(value)
+    require(
+        value.shape == tuple(variable.shape),
+        f"value must have shape {tuple(variable.shape)}, that of {variable.path}. "
+        f"Received: {value.shape}",
+    )
+    packed = _packed(variable, variable._value.layout, _slices_of(value))
+    with dtensor.default_mesh(mesh.dtensor):
+        variable._value.assign(packed)
+
+
+def _packed(
+    variable: keras.Variable, layout: dtensor.Layout, part_of: Callable[[Borders], Any]
+) -> tf.Tensor:
+    """A tensor on the mesh of a part for each device; those that are alike are made once."""
+    parts: dict[Borders, tf.Tensor] = {}
+    tensors = []
+    for where in layout.mesh.local_device_locations():
+        borders = _borders(tuple(variable.shape), layout, where)
+        if borders not in parts:
+            parts[borders] = tf.cast(part_of(borders), variable._dtype)
+        tensors.append(parts[borders])
+    return dtensor.pack(tensors, layout)
+
+
+def _borders(shape: tuple[int, ...], layout: dtensor.Layout, where: dict[str, int]) -> Borders:
+    """What a device has of a variable."""
     borders = []
     for size, name in zip(shape, layout.sharding_specs, strict=True):
         parts = 1 if name == dtensor.UNSHARDED else layout.mesh.dim_size(name)
@@ -98,14 +139,17 @@ def _borders(
     return tuple(borders)
 
 
-def _parts_of(variable: keras.Variable) -> Callable[[tuple[tuple[int, int], ...]], Any]:
+def _slices_of(whole: np.ndarray) -> Callable[[Borders], Any]:
+    return lambda borders: whole[tuple(slice(*border) for border in borders)]
+
+
+def _parts_of(variable: keras.Variable) -> Callable[[Borders], Any]:
     """A function from borders to that part of the variable's value."""
     initializer, shape = initializer_of(variable), tuple(variable.shape)
     if initializer is None:
-        whole = keras.ops.convert_to_numpy(variable._value)
-        return lambda borders: whole[tuple(slice(*border) for border in borders)]
+        return _slices_of(keras.ops.convert_to_numpy(variable._value))
 
-    def made(borders: tuple[tuple[int, int], ...]) -> Any:
+    def made(borders: Borders) -> Any:
         sizes = tuple(end - first for first, end in borders)
         if sizes == shape or isinstance(initializer, _ELEMENTWISE):
             return initializer(sizes, dtype=variable._dtype)
@@ -114,7 +158,7 @@ def _parts_of(variable: keras.Variable) -> Callable[[tuple[tuple[int, int], ...]
             return initializer.part(shape, *borders[0], dtype=variable._dtype)
         # An initializer that knows no parts: the host holds the whole for a moment.
         whole = initializer(shape, dtype=variable._dtype)
-        return whole[tuple(slice(*border) for border in borders)]
+        return _slices_of(keras.ops.convert_to_numpy(whole))(borders)
 
     return made
 
