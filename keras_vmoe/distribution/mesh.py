@@ -141,6 +141,12 @@ class Mesh:
         """The number of parts that images are split into."""
         return self.dtensor.dim_size(self.batch_axis)
 
+    @property
+    def local_parts(self) -> list[int]:
+        """Which of those parts the devices of this process have."""
+        places = self.dtensor.local_device_locations()
+        return sorted({place[self.batch_axis] for place in places})
+
     def layout(self, rank: int, axes: Sequence[str | None] = ()) -> dtensor.Layout:
         """DTensor's layout of a tensor, where no axis of the mesh splits two axes of the tensor.
 
@@ -212,7 +218,8 @@ class Mesh:
     def split(self, values: Any) -> Any:
         """Puts a batch on the mesh, its first axis split over the devices.
 
-        In a job of several processes, each gives its own share of the batch, in their order.
+        In a job of several processes, each gives the share of its own devices (`local_parts` of
+        `batch_parts`); processes with the same parts give the same images.
 
         Args:
             values: arrays `[b, ...]`, alone or in dicts, lists or tuples.
@@ -225,7 +232,7 @@ class Mesh:
     def _split_one(self, value: Any) -> tf.Tensor:
         value = np.asarray(value)
         places = self.dtensor.local_device_locations()
-        rows = sorted({place[self.batch_axis] for place in places})
+        rows = self.local_parts
         self.require_batch(len(value), "the batch", len(rows))
         parts = dict(zip(rows, np.split(value, len(rows)), strict=True))
         layout = self.layout(value.ndim, ("batch",))

@@ -28,7 +28,8 @@ class TrainStep:
         loss: `(labels, logits)` to one number an image.
 
     Call arguments:
-        batch: `{"image": [b, height, width, channels], "label": [b] or [b, classes]}`, arrays.
+        batch: `{"image": [b, height, width, channels], "label": [b] or [b, classes]}`, arrays; in
+            a job of several processes this one's share, see `Mesh.split`.
 
     Returns:
         `{"loss", "auxiliary_loss"}`, floats: the mean loss of the images, and the model's own.
@@ -66,7 +67,8 @@ class TrainStep:
         self._step = mesh.function(self._take)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        require_groups(self.model, self.mesh, len(batch["image"]))
+        share = len(self.mesh.local_parts) / self.mesh.batch_parts
+        require_groups(self.model, self.mesh, round(len(batch["image"]) / share))
         values = self._step(self.mesh.split(dict(batch)))
         return {name: float(self.mesh.gather(value)) for name, value in values.items()}
 

@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution, models
 from keras_vmoe.distribution.mesh import COMBINE_ALL_REDUCES
@@ -139,6 +140,20 @@ def memory(sizes):
     print("bytes", *distribution.bytes_per_device(others, mesh), 4 * count(others))
 
 
+def two(client):
+    """Five steps in a job of two processes, each with half of the devices and of the batch."""
+    dtensor.initialize_accelerator_system("CPU", num_logical_cpu_devices=4)
+    mesh, batches = distribution.Mesh(batch=2, expert=4), make_batches(5)
+    one, ours, half = OneDevice(), OnMesh(mesh), slice(4 * int(client), 4 * int(client) + 4)
+    for batch in batches:
+        wanted, found = one.step(batch), ours.step({n: v[half] for n, v in batch.items()})
+        print("differences", *(abs(found[name] - wanted[name]) for name in wanted), flush=True)
+    print("values", largest_difference(ours.values(), one.values()), flush=True)
+    experts = [v for v in ours.model.variables if "experts" in v.path]
+    print("bytes", *distribution.bytes_per_device(experts, mesh), 4 * count(experts), flush=True)
+    dtensor.barrier(mesh.dtensor)
+
+
 def count(variables):
     return sum(int(np.prod(v.shape)) for v in variables)
 
@@ -172,5 +187,6 @@ def checkpoint(folder):
 
 
 if __name__ == "__main__":
-    distribution.virtual_cpus(8)
+    if sys.argv[1] != "two":
+        distribution.virtual_cpus(8)
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,6 +1,7 @@
 """Meshes of eight virtual CPU devices, each test in a process of its own."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +11,43 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MESHES = ("batch:1,expert:8", "batch:2,expert:4", "batch:4,expert:2", "batch:8,expert:1")
 
+WORDS = ("differences", "values", "bytes", "resumed", "back", "split")
+
 pytestmark = pytest.mark.multi_device
 
 
-def run(*words):
-    """The lines that a part of the program prints: a word, then numbers or words."""
-    result = subprocess.run(
+def start(*words, **environment):
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.distribution.mesh_program", *words],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=900,
-        check=False,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return [line.split() for line in result.stdout.splitlines() if line]
+
+
+def lines_of(process):
+    """The lines that a part of the program prints: a word, then numbers or words."""
+    try:
+        output, errors = process.communicate(timeout=900)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    # TensorFlow prints to the standard output, too.
+    return [
+        words for line in output.splitlines() if (words := line.split())[:1] and words[0] in WORDS
+    ]
+
+
+def run(*words):
+    return lines_of(start(*words))
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
 
 
 def differences(*words):
@@ -76,3 +98,18 @@ def test_checkpoints_go_to_other_meshes_and_to_one_device(tmp_path):
         assert all(float(n) < (0 if name == "back" else 1e-4) or float(n) == 0 for n in numbers)
     assert [name for name, *_ in lines] == ["resumed", "values"] * 2 + ["back", "split"]
     assert "['expert'," in lines[-1]
+
+
+def test_two_processes_equal_one_device():
+    jobs = ",".join(f"localhost:{free_port()}" for _ in range(2))
+    processes = [
+        start("two", str(i), DTENSOR_JOBS=jobs, DTENSOR_CLIENT_ID=str(i), DTENSOR_NUM_CLIENTS="2")
+        for i in range(2)
+    ]
+    for process in processes:
+        lines = lines_of(process)
+        assert [name for name, *_ in lines] == ["differences"] * 5 + ["values", "bytes"]
+        for _, *numbers in lines[:-1]:
+            assert all(float(n) < 1e-4 for n in numbers)
+        *devices, whole = (int(n) for n in lines[-1][1:])
+        assert devices == [whole // 4] * 4
