@@ -64,9 +64,9 @@ def place_model(model: keras.Model, mesh: Mesh, rules: Sequence[Rule] = EXPERT_R
     """
     for layer in moe_layers(model):
         require(
-            layer.dispatch != "grouped",
-            f"dispatch of {layer.name!r} must be 'auto' or 'einsum' on a mesh, which has no shapes "
-            "that depend on the data. Received: dispatch='grouped'",
+            layer.dispatch in ("auto", "einsum"),
+            f"dispatch of {layer.name!r} must be 'auto' or 'einsum' on a mesh: the others scatter, "
+            f"where DTensor loses the split. Received: dispatch={layer.dispatch!r}",
         )
     variables = model.variables
     axes = axes_of(variables, mesh, rules, _expert_variables(model))

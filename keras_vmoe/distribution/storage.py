@@ -1,4 +1,7 @@
-"""The values of Keras variables on a mesh: made there part by part, and read from there."""
+"""The values of Keras variables on a mesh: made there part by part, and read from there.
+
+What leans on private parts of Keras 3.15 is the first three functions.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def unallocated() -> Iterator[None]:
 
 
 def set_storage(variable: keras.Variable, value: dtensor.DVariable) -> None:
-    """Gives a Keras variable another storage. All that leans on Keras' private part is here.
+    """Gives a Keras variable another storage: the swap that all of mesh mode rests on.
 
     Raises:
         RuntimeError: if Keras does not keep the value where it did in 3.15.
@@ -69,14 +72,19 @@ def place(variable: keras.Variable, mesh: Mesh, axes: Sequence[str | None]) -> N
         ValueError: a variable that was placed otherwise before.
     """
     layout = mesh.layout(len(variable.shape), axes)
-    if isinstance(variable._value, dtensor.DVariable):
-        if variable._value.layout != layout:
-            raise ValueError(
-                f"{variable.path} lies on a mesh already, otherwise than it should now: a model "
-                "is placed once, by one list of rules"
-            )
+    initializer = initializer_of(variable)
+    if initializer is not None:
+        part_of = _parts_of(initializer, variable)
+    elif not isinstance(variable.value, dtensor.DVariable):
+        part_of = _slices_of(keras.ops.convert_to_numpy(variable.value))
+    elif variable.value.layout == layout:
         return
-    value = _packed(variable, layout, _parts_of(variable))
+    else:
+        raise ValueError(
+            f"{variable.path} lies on a mesh already, otherwise than it should now: a model is "
+            "placed once, by one list of rules"
+        )
+    value = _packed(variable, layout, part_of)
     set_storage(
         variable, dtensor.DVariable(value, trainable=variable.trainable, name=variable.name)
     )
@@ -110,22 +118,25 @@ def assign(variable: keras.Variable, value: Any, mesh: Mesh) -> None:
         f"value must have shape {tuple(variable.shape)}, that of {variable.path}. "
         f"Received: {value.shape}",
     )
-    packed = _packed(variable, variable._value.layout, _slices_of(value))
+    packed = _packed(variable, variable.value.layout, _slices_of(value))
     with dtensor.default_mesh(mesh.dtensor):
-        variable._value.assign(packed)
+        variable.value.assign(packed)
 
 
 def _packed(
     variable: keras.Variable, layout: dtensor.Layout, part_of: Callable[[Borders], Any]
 ) -> tf.Tensor:
-    """A tensor on the mesh of a part for each device; those that are alike are made once."""
-    parts: dict[Borders, tf.Tensor] = {}
-    tensors = []
-    for where in layout.mesh.local_device_locations():
-        borders = _borders(tuple(variable.shape), layout, where)
-        if borders not in parts:
-            parts[borders] = tf.cast(part_of(borders), variable._dtype)
-        tensors.append(parts[borders])
+    """A tensor on the mesh; the host holds one part of it at a time."""
+    devices = layout.mesh.local_devices()
+    owners: dict[Borders, list[int]] = {}
+    for i, where in enumerate(layout.mesh.local_device_locations()):
+        owners.setdefault(_borders(tuple(variable.shape), layout, where), []).append(i)
+    tensors: list[Any] = [None] * len(devices)
+    for borders, indices in owners.items():
+        part = tf.cast(part_of(borders), variable.dtype)
+        for i in indices:
+            with tf.device(devices[i]):
+                tensors[i] = tf.identity(part)
     return dtensor.pack(tensors, layout)
 
 
@@ -143,21 +154,21 @@ def _slices_of(whole: np.ndarray) -> Callable[[Borders], Any]:
     return lambda borders: whole[tuple(slice(*border) for border in borders)]
 
 
-def _parts_of(variable: keras.Variable) -> Callable[[Borders], Any]:
-    """A function from borders to that part of the variable's value."""
-    initializer, shape = initializer_of(variable), tuple(variable.shape)
-    if initializer is None:
-        return _slices_of(keras.ops.convert_to_numpy(variable._value))
+def _parts_of(
+    initializer: Callable[..., Any], variable: keras.Variable
+) -> Callable[[Borders], Any]:
+    """A function that draws a part of a variable's first value."""
+    shape = tuple(variable.shape)
 
     def made(borders: Borders) -> Any:
         sizes = tuple(end - first for first, end in borders)
         if sizes == shape or isinstance(initializer, _ELEMENTWISE):
-            return initializer(sizes, dtype=variable._dtype)
+            return initializer(sizes, dtype=variable.dtype)
         along_experts = sizes[1:] == shape[1:]
         if along_experts and hasattr(initializer, "part"):
-            return initializer.part(shape, *borders[0], dtype=variable._dtype)
+            return initializer.part(shape, *borders[0], dtype=variable.dtype)
         # An initializer that knows no parts: the host holds the whole for a moment.
-        whole = initializer(shape, dtype=variable._dtype)
+        whole = initializer(shape, dtype=variable.dtype)
         return _slices_of(keras.ops.convert_to_numpy(whole))(borders)
 
     return made
@@ -170,13 +181,13 @@ def to_numpy(variable: keras.Variable, mesh: Mesh) -> np.ndarray:
         variable: a Keras variable that was placed.
         mesh: where it is.
     """
-    return mesh.gather(variable._value)
+    return mesh.gather(variable.value)
 
 
 def shards(variable: keras.Variable, mesh: Mesh) -> list[tf.Tensor]:
     """What this process' devices hold of a variable, in the order of the mesh."""
     with dtensor.default_mesh(mesh.dtensor):
-        return list(dtensor.unpack(variable._value.read_value()))
+        return list(dtensor.unpack(variable.value.read_value()))
 
 
 def bytes_per_device(variables: Iterable[keras.Variable], mesh: Mesh) -> list[int]:

@@ -10,6 +10,7 @@ from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution, models
 from keras_vmoe.distribution.mesh import COMBINE_ALL_REDUCES
+from keras_vmoe.layers.experts import _Stacked
 
 # Sizes that differ from one another, and from the number of devices unless they are split.
 SIZES = {"image_size": 16, "patch_size": 8, "width": 12, "mlp_dim": 20, "num_heads": 2}
@@ -130,8 +131,15 @@ def trap():
 
 def memory(sizes):
     """Bytes of expert variables and of their slots: of each device, then of the whole."""
-    mesh = distribution.Mesh.parse(sizes)
+    mesh, drawn, part = distribution.Mesh.parse(sizes), set(), _Stacked.part
+
+    def noted(self, shape, first, end, dtype=None):
+        drawn.add(end - first)
+        return part(self, shape, first, end, dtype)
+
+    _Stacked.part = noted
     ours = OnMesh(mesh)
+    print("drawn", *drawn)
     for variables in (ours.model.variables, ours.optimizer.variables):
         experts = [v for v in variables if "experts" in v.path]
         whole = sum(int(np.prod(v.shape)) * 4 for v in experts)

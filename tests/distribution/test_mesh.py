@@ -258,9 +258,10 @@ def test_a_variable_stays_where_it_is(one, monkeypatch):
         distribution.place_model(model, grid(monkeypatch, 2, 4))
 
 
-def test_grouped_dispatch_is_an_error(one):
-    with pytest.raises(ValueError, match="Received: dispatch='grouped'"):
-        distribution.place_model(make_model(dispatch="grouped"), one)
+@pytest.mark.parametrize("dispatch", ["gather", "grouped"])
+def test_a_dispatch_that_scatters_is_an_error(one, dispatch):
+    with pytest.raises(ValueError, match=f"Received: dispatch='{dispatch}'"):
+        distribution.place_model(make_model(dispatch=dispatch), one)
 
 
 def test_an_optimizer_that_is_built_is_an_error(one):

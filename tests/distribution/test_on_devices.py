@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MESHES = ("batch:1,expert:8", "batch:2,expert:4", "batch:4,expert:2", "batch:8,expert:1")
 
-WORDS = ("differences", "values", "bytes", "resumed", "back", "split")
+WORDS = ("differences", "values", "bytes", "drawn", "resumed", "back", "split")
 
 pytestmark = pytest.mark.multi_device
 
@@ -85,7 +85,8 @@ def test_with_the_pass_that_combines_all_reduces_the_steps_are_wrong():
 
 @pytest.mark.parametrize(("sizes", "parts"), [("batch:2,expert:4", 4), ("expert:8", 8)])
 def test_experts_and_their_slots_take_their_share_of_each_device(sizes, parts):
-    experts, slots, others = ([int(n) for n in words] for _, *words in run("memory", sizes))
+    drawn, experts, slots, others = ([int(n) for n in words] for _, *words in run("memory", sizes))
+    assert drawn == [8 // parts]  # experts at a time: nobody ever holds all
     for *devices, whole in (experts, slots):
         assert devices == [whole // parts] * 8
     assert slots[-1] == 2 * experts[-1]

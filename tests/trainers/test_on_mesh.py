@@ -36,9 +36,10 @@ def rows(workdir):
 def test_a_run_that_changes_its_mesh_is_the_run_of_one_device(tmp_path):
     """Two meshes, then one device: data, steps, means, averages and checkpoints all go on."""
     wanted, found = tmp_path / "one", tmp_path / "meshes"
-    run(wanted)
+    rate = "adamw.schedule=@constant"  # a longer run would stretch another
+    run(wanted, rate)
     for steps, flags in ((2, ["--mesh=batch:2,expert:2"]), (4, ["--mesh=expert:2"]), (6, [])):
-        done = run(found, f"train.steps={steps}", flags=flags)
+        done = run(found, rate, f"train.steps={steps}", flags=flags)
         assert ("resume   from step" in done.stdout) == (steps > 2)
     ours = {(row["step"], row["split"]): row for row in rows(found)}
     for row in rows(wanted):
