@@ -20,12 +20,15 @@ CORE = {"ops", "layers", "models"}
 # The rooms that a room may import from. "" is keras_vmoe/__init__.py itself.
 MAY_IMPORT = {
     "ops": set(),
-    "distribution": set(),
     "data": set(),
-    "layers": {"ops", "distribution"},
+    "layers": {"ops"},
     "models": {"ops", "layers"},
     **dict.fromkeys(
-        ("checkpoints", "evaluation", "analysis", "superclass", "autoscale", "serving"), CORE
+        (
+            *("checkpoints", "distribution", "evaluation", "analysis"),
+            *("superclass", "autoscale", "serving"),
+        ),
+        CORE,
     ),
 }
 MAY_IMPORT["trainers"] = {"", *MAY_IMPORT}

@@ -89,7 +89,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def create_train_loop_fn(self) -> Callable:
         """Returns the loop over steps; a Python loop, so that a signal is heard between steps."""
-        step_function = tf.function(self.train_step, autograph=False)
+        step_function = self.compiled(self.train_step)
 
         def checked_step(iterator: tf.data.Iterator) -> None:
             if not self.several_processes:
@@ -103,6 +103,10 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
                 raise StopRequested(int(stop))
 
         return orbit.utils.create_loop_fn(checked_step)
+
+    def compiled(self, step: Callable) -> Callable:
+        """What a step is run by: a graph, from the data to the update."""
+        return tf.function(step, autograph=False)
 
     def train_loop_begin(self) -> None:
         """Starts the clock of a round of steps; the means go on where a checkpoint left them."""
@@ -157,7 +161,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def create_eval_loop_fn(self, has_state: bool) -> Callable:
         """Returns the loop over the held-out batches."""
-        step_function = tf.function(self.eval_step, autograph=False)
+        step_function = self.compiled(self.eval_step)
 
         def checked_step(iterator: tf.data.Iterator) -> None:
             try:

@@ -9,13 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, data, models
-from keras_vmoe.trainers import gin_config, losses, optimizers, results, strategies
+from keras_vmoe import checkpoints, data, distribution, models
+from keras_vmoe.trainers import gin_config, losses, meshed, optimizers, results, strategies
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError, written_after
 from keras_vmoe.trainers.config import TrainConfig
@@ -51,6 +52,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self._chief = chief or workdir
         # Before anything else of TensorFlow.
+        self._mesh = meshed.make_mesh(config.mesh) if config.mesh else None
         self._strategy = strategies.make_strategy(config.distribution, config.tpu)
         replicas = self._strategy.num_replicas_in_sync
         strategies.check_batch_size("batch_size", config.batch_size, replicas)
@@ -70,7 +72,10 @@ class Run:
         self._eval_steps = math.ceil(self.source.eval.num_examples / self._eval_batch_size)
         self._progress: Progress | None = None
         self._evaluated = 0
-        self.loop = ClassificationLoop(
+        if self._mesh is not None:
+            for size in (config.batch_size, self._eval_batch_size):
+                distribution.require_groups(self.model, self._mesh, size)
+        self.loop = self._make_loop(
             strategy=self._strategy,
             model=self.model,
             optimizer=self._optimizer,
@@ -93,7 +98,10 @@ class Run:
             strategies.check_agreement(self._strategy, self.first_step)
         self.transfer: checkpoints.Transfer | None = None
         if config.init_from and not self.first_step:
-            self.transfer = initialize(self.model, config.init_from, config.keep_head)
+            model = self._model_here()
+            self.transfer = initialize(model, config.init_from, config.keep_head)
+            if self._mesh is not None:
+                meshed.copy_to_mesh(model, self.model, self._mesh)
         self.loop.feed(self._distribute(self._training_batches, config.batch_size))
 
     @property
@@ -173,7 +181,7 @@ class Run:
     def _evaluate(self, controller: orbit.Controller) -> None:
         began = time.monotonic()
         self._evaluated = 0
-        with _without_stdout(), averaged_weights(self.model, self._optimizer):
+        with _without_stdout(), self._averaged_weights():
             # By count: at the end of the data a strategy hands out one more batch, an empty one,
             # which the metrics of the layers would take for a batch of zeros.
             controller.evaluate(self._eval_steps)
@@ -208,7 +216,7 @@ class Run:
             return
         count = self.config.routing_images
         images, records = results.record_routing(
-            self.model, self._batches(), count, self._eval_batch_size
+            self._model_here(), self._batches(), count, self._eval_batch_size
         )
         self._summaries.expert_load(records, self.step)
         if drawn and count:
@@ -216,23 +224,43 @@ class Run:
             self._summaries.picture("routing", self.workdir.routing, self.step)
 
     def _write_results(self) -> None:
-        with averaged_weights(self.model, self._optimizer):
-            results.save_model(self.model, self.source.class_names, self.workdir)
+        with self._averaged_weights():
+            results.save_model(self._model_here(), self.source.class_names, self.workdir)
 
     # The parts.
 
     def _build(self) -> tuple[keras.Model, keras.optimizers.Optimizer]:
         config = self.config
-        model = config.model(
-            image_size=config.image_size,
-            channels=self._channels,
-            num_classes=self.source.num_classes,
-        )
         optimizer = config.optimizer(
             total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
         )
+        if self._mesh is not None:
+            model = distribution.build_model(self._make_model, self._mesh)
+            return model, distribution.build_optimizer(optimizer, model, self._mesh)
+        model = self._make_model()
         optimizer.build(model.trainable_variables)
         return model, optimizer
+
+    def _make_model(self) -> keras.Model:
+        return self.config.model(
+            image_size=self.config.image_size,
+            channels=self._channels,
+            num_classes=self.source.num_classes,
+        )
+
+    def _make_loop(self, **parts: Any) -> ClassificationLoop:
+        if self._mesh is None:
+            return ClassificationLoop(**parts)
+        return meshed.MeshLoop(mesh=self._mesh, **parts)
+
+    def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
+        return averaged_weights(self.model, self._optimizer, self._mesh)
+
+    def _model_here(self) -> keras.Model:
+        """The model; of one on a mesh, a copy with the same weights on this machine."""
+        if self._mesh is None:
+            return self.model
+        return meshed.copy_to_host(self.model, self._make_model, self._mesh)
 
     def _distribute(
         self, make: Callable[[int, int], tf.data.Dataset], batch_size: int
@@ -333,7 +361,7 @@ class Run:
             self.loop.stop.check()
             self._progress.aside("few-shot features", next(count), few_shot.passes)
 
-        transfer = few_shot.measure(self.model, self.source, on_batch)
+        transfer = few_shot.measure(self._model_here(), self.source, on_batch)
         self._summaries.scalars(transfer, self.step)
         return transfer
 

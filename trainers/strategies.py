@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from keras_vmoe.trainers.config import DISTRIBUTIONS, MIRRORED, MULTI_WORKER, ONE_DEVICE, TPU
+from keras_vmoe.trainers.config import DISTRIBUTIONS, MESH, MIRRORED, MULTI_WORKER, ONE_DEVICE, TPU
 
 _NO_CLUSTER = (
     "train.distribution='multi_worker' needs the environment variable TF_CONFIG in every process, "
@@ -27,7 +27,7 @@ def make_strategy(name: str, tpu: str | None = None) -> tf.distribute.Strategy:
     Args:
         name: "one_device": the first GPU, or the CPU where there is none; "mirrored": all GPUs of
             this machine, or its (logical) CPUs where there is none; "multi_worker": the processes
-            that TF_CONFIG lists; "tpu": a TPU, on which tasks of a slice train together.
+            that TF_CONFIG lists; "tpu": a TPU; "mesh": no strategy, for DTensor does the work.
         tpu: the TPU's name or address; "local" or None for that of this machine.
 
     Returns:
@@ -47,6 +47,8 @@ def make_strategy(name: str, tpu: str | None = None) -> tf.distribute.Strategy:
         raise ValueError(
             f"train.tpu={tpu!r} is of train.distribution='tpu', but that is {name!r}; leave one out"
         )
+    if name == MESH:
+        return tf.distribute.get_strategy()
     if name == ONE_DEVICE:
         gpus = tf.config.list_physical_devices("GPU")
         return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")

@@ -24,6 +24,8 @@ OF_MEASURING = frozenset(
         "train.eval_batch_size",
         "train.routing_images",
         "train.few_shot",
+        "train.distribution",
+        "train.mesh",
         *(f"FewShot.{name}" for name in ("dataset", "shots", "seeds", "every", "crop")),
         "FewShot.batch_size",
         "dataset.data_dir",

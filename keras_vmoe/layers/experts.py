@@ -11,21 +11,30 @@ from keras_vmoe import ops
 from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
 
 
-def _stacked(initializer: Any, count: int, shared: bool) -> Any:
+class _Stacked:
     """An initializer of `[e, ...]` weights from one of `[...]`: e draws, or one draw repeated."""
 
-    def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
-        if shared:
-            one = initializer(shape[1:], dtype=dtype)
-            return kops.broadcast_to(kops.expand_dims(one, 0), shape)
-        # A fresh copy per expert: a seeded initializer gives the same numbers at every call.
-        copies = [initializer.clone() for _ in range(count)]
-        for i, copy in enumerate(copies):
-            if isinstance(getattr(copy, "seed", None), int):
-                copy.seed = copy.seed + i
-        return kops.stack([copy(shape[1:], dtype=dtype) for copy in copies])
+    def __init__(self, initializer: Any, shared: bool) -> None:
+        # Of its own: a clone of an initializer without a seed has another seed.
+        self.initializer, self.shared = initializer if shared else initializer.clone(), shared
 
-    return initialize
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        return self.part(shape, 0, shape[0], dtype)
+
+    def part(self, shape: tuple[int, ...], first: int, end: int, dtype: Any = None) -> Any:
+        """The weights of the experts from `first` to before `end`, of `shape[0]`.
+
+        A mesh of devices draws each device's experts alone.
+        """
+        if self.shared:
+            one = self.initializer(shape[1:], dtype=dtype)
+            return kops.broadcast_to(kops.expand_dims(one, 0), (end - first, *shape[1:]))
+        # A copy per expert: an initializer gives the same numbers at every call.
+        copies = [self.initializer.clone() for _ in range(first, end)]
+        for i, copy in enumerate(copies, first):
+            if isinstance(getattr(copy, "seed", None), int):
+                copy.seed = self.initializer.seed + i
+        return kops.stack([copy(shape[1:], dtype=dtype) for copy in copies])
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -99,8 +108,8 @@ class ExpertMLP(keras.layers.Layer):
             f"Received: {tuple(input_shape)}",
         )
         e, h = self.num_experts, self.hidden_dim
-        kernel = _stacked(self.kernel_initializer, e, self.shared_init)
-        bias = _stacked(self.bias_initializer, e, self.shared_init)
+        kernel = _Stacked(self.kernel_initializer, self.shared_init)
+        bias = _Stacked(self.bias_initializer, self.shared_init)
         self.hidden_kernel = self.add_weight(
             name="hidden_kernel", shape=(e, width, h), initializer=kernel
         )

@@ -18,7 +18,7 @@ def test_one_device_and_all_of_them():
 @pytest.mark.parametrize(
     ("name", "tpu", "message"),
     [
-        ("mesh", None, "train.distribution='mesh' is unknown; known: 'one_device', 'mirrored'"),
+        ("pod", None, "train.distribution='pod' is unknown; known: 'one_device', 'mirrored'"),
         ("mirrored", "v5", "train.tpu='v5' is of train.distribution='tpu', but that is 'mirrored'"),
         ("tpu", None, "a TPU of this machine does not answer .*; run on a TPU VM"),
         ("tpu", "local", "a TPU of this machine does not answer"),
