@@ -19,17 +19,13 @@ TRAINERS = ROOT / "trainers"
 CORE = {"ops", "layers", "models"}
 # The rooms that a room may import from. "" is keras_vmoe/__init__.py itself.
 MAY_IMPORT = {
+    "text": set(),
     "ops": set(),
     "data": set(),
     "layers": {"ops"},
     "models": {"ops", "layers"},
-    **dict.fromkeys(
-        (
-            *("checkpoints", "distribution", "evaluation", "analysis"),
-            *("superclass", "autoscale", "serving"),
-        ),
-        CORE,
-    ),
+    **dict.fromkeys(("checkpoints", "distribution", "superclass", "autoscale", "serving"), CORE),
+    **dict.fromkeys(("evaluation", "analysis"), CORE | {"text"}),
 }
 MAY_IMPORT["trainers"] = {"", *MAY_IMPORT}
 MAY_IMPORT[""] = set(MAY_IMPORT) - {"data", "trainers"}
@@ -39,7 +35,7 @@ LAZY = {"gin", "tensorflow_datasets", "orbit", "matplotlib", "networkx", "sklear
 # Only the trainers know of these at all.
 TRAINERS_ONLY = {"gin", "orbit", "absl.app", "absl.flags"}
 # These rooms are written in keras.ops.
-ANY_BACKEND = {"", "ops", "layers", "models", "checkpoints", "analysis", "evaluation"}
+ANY_BACKEND = {"", "text", "ops", "layers", "models", "checkpoints", "analysis", "evaluation"}
 
 
 class Import(NamedTuple):
@@ -57,7 +53,9 @@ def room_of(path: Path) -> str:
     if path.is_relative_to(TRAINERS):
         return "trainers"
     parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else ""
+    if len(parts) > 1:
+        return parts[0]
+    return "" if path.stem == "__init__" else path.stem
 
 
 def is_type_checking(node: ast.AST) -> bool:
