@@ -196,15 +196,17 @@ def claims(found: Measured) -> list[Claim]:
     """
 
     def mmacs(kind: str) -> str:
-        return f"{found.macs[kind] / 1e6:.3g} MMACs"
+        return f"{found.macs[kind] / 1e6:.3g}M"
 
     dense, sparse, at_105, priority = (found.accuracy[kind] for kind in GIN_FILES)
     result = [
         Claim(
-            f"sparse beats dense at equal activated FLOPs ({mmacs(SPARSE)} against {mmacs(DENSE)})",
-            f"{estimate(sparse).words()} against {estimate(dense).words()}",
-            difference(sparse, dense),
+            f"sparse, C={capacity}, beats dense at equal activated FLOPs ({mmacs(kind)} against "
+            f"{mmacs(DENSE)} MACs)",
+            f"{estimate(accuracy).words()} against {estimate(dense).words()}",
+            difference(accuracy, dense),
         )
+        for capacity, kind, accuracy in (("1.05", VANILLA, at_105), ("2", SPARSE, sparse))
     ]
     for capacity in sorted(CAPACITY_FACTORS, reverse=True):
         vanilla, ranked = (found.swept(name, capacity) for name in ("vanilla", "bpr"))
