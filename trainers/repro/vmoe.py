@@ -255,14 +255,14 @@ def table(found: Measured) -> str:
         "is paired by seed, with its 95% interval",
         f"the dense twin {enough} {LEAST_DENSE_ACCURACY:.0%}: {dense.words()}",
         "",
-        f"{'claim':<82}{'accuracy':<34}{'gain':<18}verdict",
+        f"{'claim':<86}{'accuracy':<34}{'gain':<18}verdict",
     ]
     for claim in claims(found):
         gain = claim.gain
         width = f" ± {100 * gain.half_width:.2f}" if gain.count > 1 else ""
         allowed = f" (margin {100 * claim.margin:.1f})" if claim.margin else ""
         lines.append(
-            f"{claim.text:<82}{claim.found:<34}{f'{100 * gain.mean:+.2f}{width}':<18}"
+            f"{claim.text:<86}{claim.found:<34}{f'{100 * gain.mean:+.2f}{width}':<18}"
             f"{claim.verdict}{allowed}"
         )
     return "\n".join(lines)
