@@ -196,15 +196,17 @@ def claims(found: Measured) -> list[Claim]:
     """
 
     def mmacs(kind: str) -> str:
-        return f"{found.macs[kind] / 1e6:.3g} MMACs"
+        return f"{found.macs[kind] / 1e6:.3g}M"
 
     dense, sparse, at_105, priority = (found.accuracy[kind] for kind in GIN_FILES)
     result = [
         Claim(
-            f"sparse beats dense at equal activated FLOPs ({mmacs(SPARSE)} against {mmacs(DENSE)})",
-            f"{estimate(sparse).words()} against {estimate(dense).words()}",
-            difference(sparse, dense),
+            f"sparse, C={capacity}, beats dense at equal activated FLOPs ({mmacs(kind)} against "
+            f"{mmacs(DENSE)} MACs)",
+            f"{estimate(accuracy).words()} against {estimate(dense).words()}",
+            difference(accuracy, dense),
         )
+        for capacity, kind, accuracy in (("1.05", VANILLA, at_105), ("2", SPARSE, sparse))
     ]
     for capacity in sorted(CAPACITY_FACTORS, reverse=True):
         vanilla, ranked = (found.swept(name, capacity) for name in ("vanilla", "bpr"))
@@ -253,14 +255,14 @@ def table(found: Measured) -> str:
         "is paired by seed, with its 95% interval",
         f"the dense twin {enough} {LEAST_DENSE_ACCURACY:.0%}: {dense.words()}",
         "",
-        f"{'claim':<82}{'accuracy':<34}{'gain':<18}verdict",
+        f"{'claim':<86}{'accuracy':<34}{'gain':<18}verdict",
     ]
     for claim in claims(found):
         gain = claim.gain
         width = f" ± {100 * gain.half_width:.2f}" if gain.count > 1 else ""
         allowed = f" (margin {100 * claim.margin:.1f})" if claim.margin else ""
         lines.append(
-            f"{claim.text:<82}{claim.found:<34}{f'{100 * gain.mean:+.2f}{width}':<18}"
+            f"{claim.text:<86}{claim.found:<34}{f'{100 * gain.mean:+.2f}{width}':<18}"
             f"{claim.verdict}{allowed}"
         )
     return "\n".join(lines)

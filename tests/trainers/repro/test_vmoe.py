@@ -43,7 +43,7 @@ def test_it_trains_measures_and_judges(tmp_path, capsys):
     for row in found["sweep"]:
         # Ten percent is the price of whole slots in so small a set.
         assert row["kept"] <= row["capacity_factor"] * 1.1 + 1e-6 or row["capacity_factor"] == 1.0
-    assert len(found["claims"]) == 1 + 2 * len(vmoe.CAPACITY_FACTORS) + 2 + len(vmoe.SHOTS)
+    assert len(found["claims"]) == 2 + 2 * len(vmoe.CAPACITY_FACTORS) + 2 + len(vmoe.SHOTS)
     assert "the dense twin DOES NOT REACH 88%" in printed
     assert (out / "repro.txt").read_text().strip() in printed
     assert (out / "repro.png").stat().st_size > 10_000
@@ -85,7 +85,9 @@ def test_the_table_says_what_was_found():
     text = vmoe.table(made_up([0.90, 0.91, 0.92], [0.89, 0.90, 0.9101]))
     assert "the dense twin reaches 88%: 90.00 ± 0.58" in text
     lines = {line.split("  ")[0]: line for line in text.splitlines()}
-    first = lines["sparse beats dense at equal activated FLOPs (0.0001 MMACs against 8e-05 MMACs)"]
+    claim = "sparse, C={}, beats dense at equal activated FLOPs (0.0001M against 8e-05M MACs)"
+    assert lines[claim.format("1.05")].endswith("leans no")
+    first = lines[claim.format("2")]
     assert "91.00 ± 0.58 against 90.00 ± 0.58" in first
     assert first.endswith("holds")
     assert lines["at inference with C=1, batch priority beats vanilla"].endswith("leans no")
@@ -101,7 +103,7 @@ def test_the_table_says_what_was_found():
 
 def test_the_table_owns_up_to_a_claim_that_fails():
     text = vmoe.table(made_up([0.80, 0.81, 0.82], [0.89, 0.90, 0.9101]))
-    first = next(line for line in text.splitlines() if line.startswith("sparse beats dense"))
+    first = next(line for line in text.splitlines() if line.startswith("sparse, C=2, beats"))
     assert first.endswith("does not hold")
 
 
