@@ -1,7 +1,7 @@
 """Sparse mixtures of experts for vision in Keras 3.
 
 Rooms: `ops` (pure functions), `layers`, `models`, `checkpoints`, `evaluation`, `analysis`,
-`data`.
+`data`, `distribution`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("analysis", "checkpoints", "data", "evaluation", "layers", "models", "ops")
+_MODULES = (
+    "analysis",
+    "checkpoints",
+    "data",
+    "distribution",
+    "evaluation",
+    "layers",
+    "models",
+    "ops",
+)
 _NAMES = {"list_variants": "models", "with_routing": "models", "from_variant": "models"}
 
 

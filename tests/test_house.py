@@ -21,11 +21,10 @@ CORE = {"ops", "layers", "models"}
 MAY_IMPORT = {
     "text": set(),
     "ops": set(),
-    "distribution": set(),
     "data": set(),
-    "layers": {"ops", "distribution"},
+    "layers": {"ops"},
     "models": {"ops", "layers"},
-    **dict.fromkeys(("checkpoints", "superclass", "autoscale", "serving"), CORE),
+    **dict.fromkeys(("checkpoints", "distribution", "superclass", "autoscale", "serving"), CORE),
     **dict.fromkeys(("evaluation", "analysis"), CORE | {"text"}),
 }
 MAY_IMPORT["trainers"] = {"", *MAY_IMPORT}

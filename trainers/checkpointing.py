@@ -68,6 +68,7 @@ class Checkpoints:
         folder: where the checkpoints are; the best one lies in its subfolder `best`.
         keep: how many of the newest are kept.
         warn: called with a line of text when a damaged checkpoint is passed over.
+        restore_from: where to look for checkpoints to go on from, if not in `folder`.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Checkpoints:
         folder: Path,
         keep: int,
         warn: Callable[[str], None] = print,
+        restore_from: Path | None = None,
     ) -> None:
+        self._restore_from = restore_from or folder
         self._step = loop.global_step
         self._variables = [*loop.model.weights, *loop.optimizer.variables]
         self._warn = warn
@@ -112,7 +115,7 @@ class Checkpoints:
             ValueError: if the checkpoints are not of this model and optimizer, or all damaged.
         """
         damaged: list[str] = []
-        for path in newest_first(Path(self._newest.directory)):
+        for path in newest_first(self._restore_from):
             reason = self._try_restore(path)
             if reason is None:
                 self._good = path
@@ -123,7 +126,7 @@ class Checkpoints:
         if damaged:
             raise ValueError(
                 f"cannot resume: {'; '.join(damaged)}; use another --workdir, or remove "
-                f"{self._newest.directory} to begin anew"
+                f"{self._restore_from} to begin anew"
             )
         return 0
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from keras_vmoe.trainers.losses import LOSSES
 
-DISTRIBUTIONS = ("one_device",)
+ONE_DEVICE, MIRRORED, MULTI_WORKER = "one_device", "mirrored", "multi_worker"
+TPU, MESH = "tpu", "mesh"
+DISTRIBUTIONS = (ONE_DEVICE, MIRRORED, MULTI_WORKER, TPU, MESH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,11 @@ class TrainConfig:
         routing_images: how many images `routing.png` shows; 0: no picture.
         picture_every: steps between two drawings of it, at evaluations, which TensorBoard keeps;
             None: at the end only.
-        distribution: "one_device".
+        distribution: "one_device": the first GPU, or the CPU; "mirrored": all GPUs of the machine,
+            or its logical CPUs; "multi_worker": the processes that TF_CONFIG lists; "tpu"; "mesh":
+            experts and images are split over devices.
+        tpu: name or address of the TPU; None: that of this machine; the command's `--tpu`.
+        mesh: sizes of the mesh, such as "batch:2,expert:4"; the command's `--mesh` sets both.
     """
 
     model: Callable[..., Any]
@@ -84,7 +90,9 @@ class TrainConfig:
     seed: int = 0
     routing_images: int = 4
     picture_every: int | None = None
-    distribution: str = "one_device"
+    distribution: str = ONE_DEVICE
+    tpu: str | None = None
+    mesh: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "optimizer", "dataset"):
@@ -122,6 +130,11 @@ class TrainConfig:
             raise ValueError(f"train.init_from={self.init_from!r} must be a path in quotes")
         self._check_choice("loss", LOSSES)
         self._check_choice("distribution", DISTRIBUTIONS)
+        if (self.mesh is not None) != (self.distribution == MESH):
+            raise ValueError(
+                f"train.mesh={self.mesh!r} and train.distribution={self.distribution!r} do not go "
+                "together; --mesh=batch:2,expert:4 sets both"
+            )
         smoothing = self.label_smoothing
         if not isinstance(smoothing, (int, float)) or not 0 <= smoothing < 1:
             raise ValueError(f"train.label_smoothing={self.label_smoothing!r} must be in [0, 1)")

@@ -15,19 +15,7 @@ from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Batch = dict[str, tf.Tensor]
-
-
-def distribution_strategy(name: str) -> tf.distribute.Strategy:
-    """Returns the strategy of a `train.distribution`.
-
-    Args:
-        name: "one_device": the first GPU, or the CPU where there is none.
-    """
-    if name != "one_device":
-        raise ValueError(f"train.distribution={name!r} is unknown; known: 'one_device'")
-    return tf.distribute.OneDeviceStrategy(
-        "/gpu:0" if tf.config.list_physical_devices("GPU") else "/cpu:0"
-    )
+Batches = tf.data.Dataset | tf.distribute.DistributedDataset
 
 
 class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
@@ -42,7 +30,8 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         model: maps images to logits.
         optimizer: built with the model's trainable variables.
         loss: `(labels, logits)` to one number an image.
-        eval_batches: batches of `{"image", "label", "mask"}`, the held-out images each once.
+        eval_batches: batches of `{"image", "label", "mask"}`, the held-out images each once, spread
+            over the replicas (`strategies.distribute`).
         batch_size: images of one training step, over all replicas.
         stop: read between two steps.
         on_step: called with the step's number after each training step.
@@ -56,7 +45,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loss: Loss,
-        eval_batches: tf.data.Dataset,
+        eval_batches: Batches,
         batch_size: int,
         stop: StopSignal,
         on_step: Callable[[int], None],
@@ -64,11 +53,12 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
     ) -> None:
         self.strategy, self.model, self.optimizer, self.loss = strategy, model, optimizer, loss
         self.batch_size, self.stop = batch_size, stop
+        self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.on_step, self.on_eval_step = on_step, on_eval_step
         # Evaluation pads its last batch: images that are no images must not be routed.
         self._masked = models.with_image_mask(model) if models.is_sparse(model) else None
         orbit.StandardTrainer.__init__(self, None)
-        orbit.StandardEvaluator.__init__(self, self._distribute(eval_batches))
+        orbit.StandardEvaluator.__init__(self, eval_batches)
         with strategy.scope():
             self.global_step = orbit.utils.create_global_step()
             names = ("loss", "accuracy", "auxiliary_loss")
@@ -89,41 +79,55 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     # Training.
 
-    def feed(self, train_batches: tf.data.Dataset) -> None:
+    def feed(self, train_batches: Batches) -> None:
         """Hands in the training data, once it is known at which step the run begins.
 
         Args:
-            train_batches: endless batches of `{"image", "label"}`.
+            train_batches: endless batches of `{"image", "label"}`, spread over the replicas.
         """
-        self.train_dataset = self._distribute(train_batches)
-
-    def _distribute(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        # One replica reads the data as it is; a distributed iterator would only cost time there.
-        if self.strategy.num_replicas_in_sync == 1:
-            return batches
-        return self.strategy.experimental_distribute_dataset(batches)
+        self.train_dataset = train_batches
 
     def create_train_loop_fn(self) -> Callable:
         """Returns the loop over steps; a Python loop, so that a signal is heard between steps."""
-        step_function = tf.function(self.train_step, autograph=False)
+        step_function = self.compiled(self.train_step)
 
         def checked_step(iterator: tf.data.Iterator) -> None:
-            self.stop.check()
-            step_function(iterator)
+            if not self.several_processes:
+                self.stop.check()
+            stop = step_function(iterator, tf.constant(self.stop.received))
             step = int(self.global_step.numpy())
             self.on_step(step)
             self._traced = self._traced or (time.monotonic(), step)
+            # A signal to one process stops them all, after the same step.
+            if self.several_processes and int(stop):
+                raise StopRequested(int(stop))
 
         return orbit.utils.create_loop_fn(checked_step)
+
+    def compiled(self, step: Callable) -> Callable:
+        """What a step is run by: a graph, from the data to the update."""
+        return tf.function(step, autograph=False)
 
     def train_loop_begin(self) -> None:
         """Starts the clock of a round of steps; the means go on where a checkpoint left them."""
         self._clock = (time.monotonic(), int(self.global_step.numpy()))
 
-    def train_step(self, iterator: tf.data.Iterator) -> None:
-        """Takes one step on every replica."""
+    def train_step(self, iterator: tf.data.Iterator, signal: tf.Tensor) -> tf.Tensor:
+        """Takes one step on every replica.
+
+        Args:
+            iterator: of the training data.
+            signal: the number of a signal that this process has got, or 0.
+
+        Returns:
+            The highest number that a process has got, or 0.
+        """
         self.strategy.run(self._replica_train_step, args=(next(iterator),))
         self.global_step.assign_add(1)
+        if not self.several_processes:
+            return signal
+        signals = self.strategy.run(lambda: _highest(signal))
+        return self.strategy.experimental_local_results(signals)[0]
 
     def _replica_train_step(self, batch: Batch) -> None:
         variables = self.model.trainable_variables
@@ -157,11 +161,12 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def create_eval_loop_fn(self, has_state: bool) -> Callable:
         """Returns the loop over the held-out batches."""
-        step_function = tf.function(self.eval_step, autograph=False)
+        step_function = self.compiled(self.eval_step)
 
         def checked_step(iterator: tf.data.Iterator) -> None:
             try:
-                self.stop.check()
+                if not self.several_processes:
+                    self.stop.check()
             except StopRequested:
                 # Half an evaluation must not get into the training means of the checkpoint.
                 self.reset()
@@ -226,3 +231,10 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             raise ValueError(f"two metrics of the model share a name: {sorted(names)}")
         self.reset()
         return output
+
+
+def _highest(signal: tf.Tensor) -> tf.Tensor:
+    """The highest value over all replicas."""
+    context = tf.distribute.get_replica_context()
+    gathered = context.all_gather(tf.reshape(signal, (1,)), axis=0)
+    return tf.reduce_max(gathered)

@@ -9,18 +9,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, data, models
-from keras_vmoe.trainers import gin_config, losses, optimizers, results
+from keras_vmoe import checkpoints, data, distribution, models
+from keras_vmoe.trainers import gin_config, losses, meshed, optimizers, results, strategies
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError, written_after
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.initialize import initialize
-from keras_vmoe.trainers.loop import ClassificationLoop, distribution_strategy
+from keras_vmoe.trainers.loop import ClassificationLoop
 from keras_vmoe.trainers.progress import Progress, duration
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 from keras_vmoe.trainers.summaries import Summaries, begin_session
@@ -34,49 +35,74 @@ class Run:
         config: the run's parameters.
         workdir: the run's folder.
         stop: tells of Ctrl-C and SIGTERM.
+        chief: the folder that this one is a worker's part of, where there are several processes.
 
     Raises:
         ValueError: a wrong parameter, or a folder with a run of another configuration.
         OSError: data or folder that cannot be read or written.
     """
 
-    def __init__(self, config: TrainConfig, workdir: Workdir, stop: StopSignal) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        workdir: Workdir,
+        stop: StopSignal,
+        chief: Workdir | None = None,
+    ) -> None:
         self.config, self.workdir = config, workdir
+        self._chief = chief or workdir
+        # Before anything else of TensorFlow.
+        self._mesh = meshed.make_mesh(config.mesh) if config.mesh else None
+        self._strategy = strategies.make_strategy(config.distribution, config.tpu)
+        replicas = self._strategy.num_replicas_in_sync
+        strategies.check_batch_size("batch_size", config.batch_size, replicas)
         keras.utils.set_random_seed(config.seed)
         self.source = config.dataset()
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
         self.notices = config.few_shot.prepare(self.source) if config.few_shot else []
         self._channels = config.channels or self.source.image_shape[-1]
-        self._strategy = distribution_strategy(config.distribution)
         with self._strategy.scope():
             self.model, self._optimizer = self._build()
         self.config_text = gin_config.operative()
-        self.changes = workdir.check_config(self.config_text)
-        self._eval_batch_size = min(config.eval_batch_size, self.source.eval.num_examples)
+        self.changes = self._chief.check_config(self.config_text)
+        # Evaluation is padded: the replicas get whole shares of what is there.
+        size = min(config.eval_batch_size, self.source.eval.num_examples)
+        self._eval_batch_size = math.ceil(size / replicas) * replicas
         self._eval_steps = math.ceil(self.source.eval.num_examples / self._eval_batch_size)
-        self._eval_batches = self._batches(self.source.eval, self._eval_batch_size)
         self._progress: Progress | None = None
         self._evaluated = 0
-        self.loop = ClassificationLoop(
+        if self._mesh is not None:
+            for size in (config.batch_size, self._eval_batch_size):
+                distribution.require_groups(self.model, self._mesh, size)
+        self.loop = self._make_loop(
             strategy=self._strategy,
             model=self.model,
             optimizer=self._optimizer,
             loss=self._loss,
-            eval_batches=self._eval_batches,
+            eval_batches=self._distribute(self._batches, self._eval_batch_size),
             batch_size=config.batch_size,
             stop=stop,
             on_step=self._on_step,
             on_eval_step=self._on_eval_step,
         )
         self.checkpoints = Checkpoints(
-            self.loop, workdir.checkpoints, config.keep_checkpoints, warn=_warn
+            self.loop,
+            workdir.checkpoints,
+            config.keep_checkpoints,
+            warn=_warn,
+            restore_from=self._chief.checkpoints,
         )
         self.first_step = self.checkpoints.restore()
+        if self.loop.several_processes:
+            strategies.check_agreement(self._strategy, self.first_step)
         self.transfer: checkpoints.Transfer | None = None
         if config.init_from and not self.first_step:
-            self.transfer = initialize(self.model, config.init_from, config.keep_head)
-        self.loop.feed(self._training_batches())
+            model = self._model_here()
+            self.transfer = initialize(model, config.init_from, config.keep_head)
+            if self._mesh is not None:
+                meshed.copy_to_mesh(model, self.model, self._mesh)
+        self.loop.feed(self._distribute(self._training_batches, config.batch_size))
 
     @property
     def step(self) -> int:
@@ -87,9 +113,9 @@ class Run:
         """Tells whether the folder holds all that this run would make."""
         return (
             self.first_step >= self.total_steps
-            and self.workdir.metrics.last("eval", self.first_step) is not None
-            and self.workdir.model.exists()
-            and written_after(self.workdir.model, self.checkpoints.latest)
+            and self._chief.metrics.last("eval", self.first_step) is not None
+            and self._chief.model.exists()
+            and written_after(self._chief.model, self.checkpoints.latest)
         )
 
     def execute(self) -> None:
@@ -97,6 +123,7 @@ class Run:
 
         Raises:
             StopRequested: after a signal; a checkpoint of the step reached has been saved.
+            ConnectionError: if another process of the run died or cannot be reached.
             OSError: if something cannot be written.
         """
         self.workdir.metrics.keep_until(self.first_step)
@@ -111,6 +138,11 @@ class Run:
         except StopRequested:
             self._save(self.checkpoints.save)
             raise
+        except tf.errors.UnavailableError as error:
+            raise ConnectionError(
+                f"another worker does not answer after step {self.step}; start all of them again "
+                f"with the same command, and they go on from {self.checkpoints.latest or 'step 0'}"
+            ) from error
         except tf.errors.OpError:
             # An image that cannot be decoded: have the data name the file.
             data.verify(self.source.train)
@@ -149,7 +181,7 @@ class Run:
     def _evaluate(self, controller: orbit.Controller) -> None:
         began = time.monotonic()
         self._evaluated = 0
-        with _without_stdout(), averaged_weights(self.model, self._optimizer):
+        with _without_stdout(), self._averaged_weights():
             # By count: at the end of the data a strategy hands out one more batch, an empty one,
             # which the metrics of the layers would take for a batch of zeros.
             controller.evaluate(self._eval_steps)
@@ -184,7 +216,7 @@ class Run:
             return
         count = self.config.routing_images
         images, records = results.record_routing(
-            self.model, self._eval_batches, count, self._eval_batch_size
+            self._model_here(), self._batches(), count, self._eval_batch_size
         )
         self._summaries.expert_load(records, self.step)
         if drawn and count:
@@ -192,28 +224,55 @@ class Run:
             self._summaries.picture("routing", self.workdir.routing, self.step)
 
     def _write_results(self) -> None:
-        with averaged_weights(self.model, self._optimizer):
-            results.save_model(self.model, self.source.class_names, self.workdir)
+        with self._averaged_weights():
+            results.save_model(self._model_here(), self.source.class_names, self.workdir)
 
     # The parts.
 
     def _build(self) -> tuple[keras.Model, keras.optimizers.Optimizer]:
         config = self.config
-        model = config.model(
-            image_size=config.image_size,
-            channels=self._channels,
-            num_classes=self.source.num_classes,
-        )
         optimizer = config.optimizer(
             total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
         )
+        if self._mesh is not None:
+            model = distribution.build_model(self._make_model, self._mesh)
+            return model, distribution.build_optimizer(optimizer, model, self._mesh)
+        model = self._make_model()
         optimizer.build(model.trainable_variables)
         return model, optimizer
 
-    def _batches(self, split: data.Split, batch_size: int) -> tf.data.Dataset:
+    def _make_model(self) -> keras.Model:
+        return self.config.model(
+            image_size=self.config.image_size,
+            channels=self._channels,
+            num_classes=self.source.num_classes,
+        )
+
+    def _make_loop(self, **parts: Any) -> ClassificationLoop:
+        if self._mesh is None:
+            return ClassificationLoop(**parts)
+        return meshed.MeshLoop(mesh=self._mesh, **parts)
+
+    def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
+        return averaged_weights(self.model, self._optimizer, self._mesh)
+
+    def _model_here(self) -> keras.Model:
+        """The model; of one on a mesh, a copy with the same weights on this machine."""
+        if self._mesh is None:
+            return self.model
+        return meshed.copy_to_host(self.model, self._make_model, self._mesh)
+
+    def _distribute(
+        self, make: Callable[[int, int], tf.data.Dataset], batch_size: int
+    ) -> tf.data.Dataset:
+        return strategies.distribute(self._strategy, make, batch_size)
+
+    def _batches(self, num_shards: int = 1, shard_index: int = 0) -> tf.data.Dataset:
         return data.make_dataset(
-            split,
-            batch_size=batch_size,
+            self.source.eval,
+            batch_size=self._eval_batch_size,
+            num_shards=num_shards,
+            shard_index=shard_index,
             image_size=self.config.image_size,
             channels=self._channels,
             crop=self.config.eval_crop,
@@ -221,9 +280,11 @@ class Run:
             pad=True,
         )
 
-    def _training_batches(self) -> tf.data.Dataset:
+    def _training_batches(self, num_shards: int = 1, shard_index: int = 0) -> tf.data.Dataset:
         return data.make_dataset(
             self.source.train,
+            num_shards=num_shards,
+            shard_index=shard_index,
             batch_size=self.config.batch_size,
             image_size=self.config.image_size,
             channels=self._channels,
@@ -300,7 +361,7 @@ class Run:
             self.loop.stop.check()
             self._progress.aside("few-shot features", next(count), few_shot.passes)
 
-        transfer = few_shot.measure(self.model, self.source, on_batch)
+        transfer = few_shot.measure(self._model_here(), self.source, on_batch)
         self._summaries.scalars(transfer, self.step)
         return transfer
 
@@ -320,8 +381,15 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
         The exit code: 0, or 130 / 143 after a signal.
     """
     began = time.monotonic()
-    with workdir.locked(), StopSignal() as stop:
-        run = Run(config, workdir, stop)
+    workers, index = strategies.task(config.distribution)
+    if workers > 1 and config.few_shot is not None:
+        raise ValueError(
+            "train.few_shot: between the steps of several processes there is no few-shot "
+            "measurement; leave it out, and use keras-vmoe fewshot --workdir=DIR afterwards"
+        )
+    own = workdir.of_worker(index)
+    with own.locked(), StopSignal() as stop:
+        run = Run(config, own, stop, chief=workdir)
         if run.finished():
             accuracy = workdir.metrics.last("eval")["accuracy"]
             longer = run.first_step > run.total_steps

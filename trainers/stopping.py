@@ -46,6 +46,11 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    @property
+    def received(self) -> int:
+        """The number of the signal that has come; 0 before one has."""
+        return self._received or 0
+
     def check(self) -> None:
         """Raises StopRequested if a signal has come."""
         if self._received is not None:

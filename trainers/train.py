@@ -20,6 +20,7 @@ The same command again goes on where the run stopped; Ctrl-C stops it and keeps 
   keras-vmoe train --gin_file=runs/quickstart.gin --gin_bindings=train.epochs=5 --workdir=short
   keras-vmoe train --gin_file=runs/fashion_mnist.gin --gin_bindings=train.seed=1
   keras-vmoe train --gin_file=FILE --init_from=workdir/quickstart-seed0
+  keras-vmoe train --gin_file=FILE --mesh=batch:2,expert:4
 """
 
 
@@ -41,6 +42,18 @@ def _flags() -> flags.FlagValues:
         "init_from",
         None,
         "Start from the weights of a workdir, a .keras or a .npz file (train.init_from).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "tpu",
+        None,
+        "Train on this TPU, a name or an address; local: that of this machine (train.tpu).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "mesh",
+        None,
+        "Split experts and images over devices: batch:2,expert:4 (train.mesh).",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -94,6 +107,10 @@ def _train(values: flags.FlagValues) -> int:
     bindings = list(values.gin_bindings)
     if values.init_from is not None:
         bindings.append(f"train.init_from = {values.init_from!r}")
+    if values.tpu is not None:
+        bindings += ["train.distribution = 'tpu'", f"train.tpu = {values.tpu!r}"]
+    if values.mesh is not None:
+        bindings += [f"train.mesh = {values.mesh!r}", "train.distribution = 'mesh'"]
     gin_config.parse(values.gin_file, bindings)
     config = configurables.train_config()
     path = values.workdir or workdir.default_path(values.gin_file[-1], config.seed)

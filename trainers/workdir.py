@@ -24,6 +24,8 @@ OF_MEASURING = frozenset(
         "train.eval_batch_size",
         "train.routing_images",
         "train.few_shot",
+        "train.distribution",
+        "train.mesh",
         *(f"FewShot.{name}" for name in ("dataset", "shots", "seeds", "every", "crop")),
         "FewShot.batch_size",
         "dataset.data_dir",
@@ -91,6 +93,14 @@ class Workdir:
             yield
         finally:
             os.close(folder)
+
+    def of_worker(self, index: int) -> Workdir:
+        """Returns where a worker beside the chief writes what is of no use but to the run itself.
+
+        Args:
+            index: of the worker; 0, the chief, has the folder itself.
+        """
+        return Workdir(self.path / "workers" / str(index)) if index else self
 
     def check_config(self, text: str) -> list[str]:
         """Compares a run's operative config with that of the run which lies here.

@@ -11,21 +11,29 @@ from keras_vmoe import ops
 from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
 
 
-def _stacked(initializer: Any, count: int, shared: bool) -> Any:
+class _Stacked:
     """An initializer of `[e, ...]` weights from one of `[...]`: e draws, or one draw repeated."""
 
-    def initialize(shape: tuple[int, ...], dtype: Any = None) -> Any:
-        if shared:
-            one = initializer(shape[1:], dtype=dtype)
-            return kops.broadcast_to(kops.expand_dims(one, 0), shape)
-        # A fresh copy per expert: a seeded initializer gives the same numbers at every call.
-        copies = [initializer.clone() for _ in range(count)]
-        for i, copy in enumerate(copies):
-            if isinstance(getattr(copy, "seed", None), int):
-                copy.seed = copy.seed + i
-        return kops.stack([copy(shape[1:], dtype=dtype) for copy in copies])
+    def __init__(self, initializer: Any, count: int, shared: bool) -> None:
+        self.shared = shared
+        # A copy per expert: an initializer gives the same numbers at every call.
+        self._draws = [initializer if shared else initializer.clone() for _ in range(count)]
+        for i, draw in enumerate([] if shared else self._draws):
+            if isinstance(getattr(draw, "seed", None), int):
+                draw.seed = draw.seed + i
 
-    return initialize
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        return self.part(shape, 0, shape[0], dtype)
+
+    def part(self, shape: tuple[int, ...], first: int, end: int, dtype: Any = None) -> Any:
+        """The weights of the experts from `first` to before `end`, of `shape[0]`.
+
+        A mesh of devices draws each device's experts alone.
+        """
+        if self.shared:
+            one = self._draws[0](shape[1:], dtype=dtype)
+            return kops.broadcast_to(kops.expand_dims(one, 0), (end - first, *shape[1:]))
+        return kops.stack([draw(shape[1:], dtype=dtype) for draw in self._draws[first:end]])
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -99,16 +107,15 @@ class ExpertMLP(keras.layers.Layer):
             f"Received: {tuple(input_shape)}",
         )
         e, h = self.num_experts, self.hidden_dim
-        kernel = _stacked(self.kernel_initializer, e, self.shared_init)
-        bias = _stacked(self.bias_initializer, e, self.shared_init)
-        self.hidden_kernel = self.add_weight(
-            name="hidden_kernel", shape=(e, width, h), initializer=kernel
-        )
-        self.hidden_bias = self.add_weight(name="hidden_bias", shape=(e, h), initializer=bias)
-        self.output_kernel = self.add_weight(
-            name="output_kernel", shape=(e, h, width), initializer=kernel
-        )
-        self.output_bias = self.add_weight(name="output_bias", shape=(e, width), initializer=bias)
+        shapes = {"hidden": (width, h), "output": (h, width)}
+        for name, (inner, outer) in shapes.items():
+            for part, shape, initializer in (
+                ("kernel", (e, inner, outer), self.kernel_initializer),
+                ("bias", (e, outer), self.bias_initializer),
+            ):
+                stacked = _Stacked(initializer, e, self.shared_init)
+                weight = self.add_weight(name=f"{name}_{part}", shape=shape, initializer=stacked)
+                setattr(self, f"{name}_{part}", weight)
 
     def call(self, inputs: Any, group_sizes: Any = None, training: bool = False) -> Any:
         dropout = None

@@ -173,6 +173,7 @@ class MoEMLP(keras.layers.Layer):
         require_rank("inputs", inputs, 3, "[images, tokens, width]")
         batch, length = kops.shape(inputs)[:2]
         routing = self.check_routing(num_selected, capacity_factor, batch_priority)
+        inputs = ops.lay_out(inputs, "batch")
         groups = group_images(inputs, self.images_per_group, mask)
         slots, group_capacity = None, None
         if self.router.plan_type is not ops.SoftPlan:
@@ -188,7 +189,8 @@ class MoEMLP(keras.layers.Layer):
             )
         self._update_metrics(plan, groups.mask)
         outputs = self._mix(groups.tokens, plan, slots, training)
-        return ungroup_images(kops.cast(outputs, self.compute_dtype), batch, length)
+        outputs = ungroup_images(kops.cast(outputs, self.compute_dtype), batch, length)
+        return ops.lay_out(outputs, "batch")
 
     def check_routing(
         self,
@@ -241,6 +243,8 @@ class MoEMLP(keras.layers.Layer):
     def _method(self, tokens: Any) -> str:
         if self.dispatch != "auto":
             return self.dispatch
+        if ops.on_mesh():
+            return "einsum"  # the groups stay apart, so their tokens stay where they are
         return ops.choose_dispatch(
             self.router.plan_type,
             tokens.shape[1],

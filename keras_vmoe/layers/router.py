@@ -158,7 +158,11 @@ class Router(keras.layers.Layer):
                 f"Received: {tuple(noise.shape)}",
             )
             return noise
-        return keras.random.normal(kops.shape(logits), dtype=logits.dtype, seed=self.seed_generator)
+        noise = keras.random.normal(
+            kops.shape(logits), dtype=logits.dtype, seed=self.seed_generator
+        )
+        # Every device of a mesh draws all of it: the numbers are those of one device.
+        return ops.lay_out(ops.lay_out(noise), "batch")
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -151,10 +151,10 @@ class TopKRouter(Router):
         k = self._choices_per_token(num_selected)
         if capacity is None:
             capacity = self.capacity(inputs.shape[1], training, num_selected, capacity_factor)
-        logits = kops.matmul(inputs, self.kernel)
+        logits = ops.lay_out(kops.matmul(inputs, self.kernel), "batch")
         noise = self._noise(logits, noise, training)
         noisy = logits if noise is None else logits + noise * (self.noise_std / self.num_experts)
-        gates = kops.softmax(noisy, axis=-1)
+        gates = ops.lay_out(kops.softmax(noisy, axis=-1), "batch")
         self._add_losses(logits, noisy, gates, noise is not None, k, mask)
         return ops.top_k_routing(
             gates,
@@ -285,7 +285,7 @@ class ExpertChoiceRouter(Router):
         self._require_inputs(inputs)
         if capacity is None:
             capacity = self.capacity(inputs.shape[1], training, capacity_factor=capacity_factor)
-        logits = kops.matmul(inputs, self.kernel)
+        logits = ops.lay_out(kops.matmul(inputs, self.kernel), "batch")
         noise = self._noise(logits, noise, training)
         if noise is not None:
             logits = logits + noise * (self.noise_std / self.num_experts)

@@ -14,6 +14,9 @@ from keras_vmoe.ops.fixed_choices import hash_choices as hash_choices
 from keras_vmoe.ops.fixed_choices import uniform_choices as uniform_choices
 from keras_vmoe.ops.grouped_matmul import grouped_matmul as grouped_matmul
 from keras_vmoe.ops.grouped_matmul import grouped_mlp as grouped_mlp
+from keras_vmoe.ops.layout import laid_out_by as laid_out_by
+from keras_vmoe.ops.layout import lay_out as lay_out
+from keras_vmoe.ops.layout import on_mesh as on_mesh
 from keras_vmoe.ops.losses import group_mean as group_mean
 from keras_vmoe.ops.losses import gshard_loss as gshard_loss
 from keras_vmoe.ops.losses import importance_loss as importance_loss

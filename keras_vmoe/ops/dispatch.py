@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_vmoe.ops.layout import lay_out
 from keras_vmoe.ops.routing import ExpertChoicePlan, Plan, SoftPlan
 from keras_vmoe.ops.row_map import RowMap, row_map, rows_from_tokens, tokens_from_rows
 from keras_vmoe.ops.validation import (
@@ -73,13 +74,15 @@ def _one_hot(plan: Plan, num_experts: int, capacity: Any, weight: Any, dtype: st
         return ops.cast(hit, value.dtype) * ops.expand_dims(value, 1)
     slots = ops.reshape(ops.arange(capacity, dtype="int32"), [1, 1, 1, -1])
     slot = ops.cast(ops.equal(ops.expand_dims(plan.slot, -1), slots), value.dtype)
-    expert = ops.one_hot(plan.expert, num_experts, dtype=value.dtype)
+    expert = lay_out(ops.one_hot(plan.expert, num_experts, dtype=value.dtype), "batch")
     return ops.einsum("gske,gskc->gsec", expert * ops.expand_dims(value, -1), slot)
 
 
 def einsum_dispatch(tokens: Any, mask: Any) -> Any:
     """`[g, s, d]` tokens to `[e, g * c, d]` expert inputs by a `[g, s, e, c]` dispatch tensor."""
-    inputs = ops.einsum("gsec,gsd->egcd", ops.cast(mask, tokens.dtype), tokens)
+    inputs = ops.einsum("gsec,gsd->egcd", lay_out(ops.cast(mask, tokens.dtype), "batch"), tokens)
+    # From the devices that have the tokens to those that have the experts.
+    inputs = lay_out(lay_out(inputs, None, "batch"), "expert", "batch")
     return ops.reshape(inputs, [mask.shape[2], -1, tokens.shape[-1]])
 
 
@@ -87,7 +90,11 @@ def einsum_combine(outputs: Any, weights: Any) -> Any:
     """`[e, g * c, d]` expert outputs to `[g, s, d]` tokens by a `[g, s, e, c]` combine tensor."""
     groups, slots = ops.shape(weights)[0], ops.shape(weights)[3]
     outputs = ops.reshape(outputs, [weights.shape[2], groups, slots, outputs.shape[-1]])
-    return ops.einsum("gsec,egcd->gsd", weights, ops.cast(outputs, weights.dtype))
+    outputs = lay_out(lay_out(outputs, "expert", "batch"), None, "batch")
+    tokens = ops.einsum(
+        "gsec,egcd->gsd", lay_out(weights, "batch"), ops.cast(outputs, weights.dtype)
+    )
+    return lay_out(tokens, "batch")
 
 
 def _require_capacity(plan: Plan, capacity: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_vmoe.ops.top_k import top_k
 from keras_vmoe.ops.validation import (
     require,
     require_positive_int,
@@ -120,7 +121,7 @@ def load_loss(
         f"num_selected must be at most the number of experts, {logits.shape[-1]}. "
         f"Received: num_selected={num_selected}",
     )
-    threshold = ops.top_k(noisy_logits, num_selected)[0][..., -1:]
+    threshold = top_k(noisy_logits, num_selected)[0][..., -1:]
     margin = (threshold - logits) / (noise_std * math.sqrt(2.0))
     chosen = 0.5 * (1.0 - ops.erf(margin))
     return squared_coefficient_of_variation(_token_mean(chosen, mask))

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vmoe.ops.top_k import top_k
 from keras_vmoe.ops.validation import (
     concrete,
     require,
@@ -285,7 +286,7 @@ def top_k_routing(
     )
     require_choice("priority_score", priority_score, ("max", "sum"))
     _check_capacity(capacity)
-    weight, expert = ops.top_k(gates, num_selected)
+    weight, expert = top_k(gates, num_selected)
     order = None
     if batch_priority:
         order = priority_order(gates, num_selected, mask, priority_score)
@@ -333,7 +334,7 @@ def expert_choice_routing(
     scores = ops.transpose(gates, (0, 2, 1))
     if mask is not None:
         scores = ops.where(ops.expand_dims(mask, 1), scores, -ops.ones_like(scores))
-    weight, token = ops.top_k(scores, capacity)
+    weight, token = top_k(scores, capacity)
     kept = weight >= 0
     if group_capacity is not None:
         in_group = ops.arange(capacity, dtype="int32") < _capacity_per_group(group_capacity, 3)

@@ -1,0 +1,19 @@
+"""Expert parallelism: a mesh of devices, where variables lie on it, and a training step.
+
+It needs the TensorFlow backend; on JAX, `keras.distribution` does the same.
+"""
+
+from keras_vmoe.distribution.mesh import Mesh as Mesh
+from keras_vmoe.distribution.mesh import virtual_cpus as virtual_cpus
+from keras_vmoe.distribution.placement import build_model as build_model
+from keras_vmoe.distribution.placement import build_optimizer as build_optimizer
+from keras_vmoe.distribution.placement import place_metrics as place_metrics
+from keras_vmoe.distribution.placement import place_model as place_model
+from keras_vmoe.distribution.placement import place_optimizer as place_optimizer
+from keras_vmoe.distribution.rules import EXPERT_RULES as EXPERT_RULES
+from keras_vmoe.distribution.rules import Rule as Rule
+from keras_vmoe.distribution.storage import assign as assign
+from keras_vmoe.distribution.storage import bytes_per_device as bytes_per_device
+from keras_vmoe.distribution.storage import to_numpy as to_numpy
+from keras_vmoe.distribution.training import TrainStep as TrainStep
+from keras_vmoe.distribution.training import require_groups as require_groups

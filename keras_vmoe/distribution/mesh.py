@@ -1,0 +1,316 @@
+"""A mesh of devices: one axis for the batch, one for the experts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+
+from keras_vmoe import ops
+from keras_vmoe.ops.validation import require, require_choice, require_positive_int
+
+AXES = ("batch", "expert")
+DEVICE_TYPES = ("CPU", "GPU", "TPU")
+
+# With this pass of DTensor, an optimizer reads moments from before their update: wrong, and
+# without a word. It is on unless the variable is 0; DTensor reads it whenever it traces.
+COMBINE_ALL_REDUCES = "DTENSOR_ENABLE_COMBINE_ALL_REDUCES_OPTIMIZATION"
+
+
+def virtual_cpus(count: int) -> None:
+    """Cuts the CPU into devices, to try a mesh on one machine. Before TensorFlow's first use.
+
+    Args:
+        count: devices.
+
+    Raises:
+        ValueError: a count below 1.
+        RuntimeError: if TensorFlow has started with another number of devices.
+
+    Example:
+
+    >>> from keras_vmoe import distribution
+    >>> distribution.virtual_cpus(8)  # doctest: +SKIP
+    """
+    require_positive_int("count", count)
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
+    except RuntimeError as error:
+        if len(tf.config.list_logical_devices("CPU")) != count:
+            raise RuntimeError(
+                f"virtual_cpus({count}) comes too late: TensorFlow has started already; call it "
+                "before any tensor or model is made"
+            ) from error
+
+
+class Mesh:
+    """Devices in a grid: images are split over one axis, experts over the other.
+
+    Images (and the groups that they are routed in) are split over the `batch` axis, and every
+    device of a row along `expert` works on the same images. With `batch=1` the images are split
+    over the `expert` axis, too: then each device has its own images and its own experts, and
+    tokens travel between them by all-to-all.
+
+    Making a mesh sets `DTENSOR_ENABLE_COMBINE_ALL_REDUCES_OPTIMIZATION=0` in the environment:
+    with that pass of DTensor, optimizers train wrong without a word.
+
+    Args:
+        batch: devices that the images are split over.
+        expert: devices that the experts of a layer are split over.
+        device_type: `"CPU"`, `"GPU"` or `"TPU"`; `None` takes the best there is.
+        devices: names of this process' devices such as `"CPU:0"`; `None` takes all of the type.
+
+    Raises:
+        ValueError: sizes that do not make the number of devices, an unknown device type.
+        RuntimeError: another backend than TensorFlow.
+
+    Example:
+
+    >>> from keras_vmoe import distribution
+    >>> import numpy as np
+    >>> mesh = distribution.Mesh(batch=1, expert=1, device_type="CPU")
+    >>> mesh
+    Mesh(batch=1, expert=1)
+    >>> images = mesh.split(np.array([[1.0], [2.0]]))
+    >>> mesh.gather(images).tolist()
+    [[1.0], [2.0]]
+
+    Reference: Lepikhin et al. 2020, arXiv 2006.16668 (GShard), section 3.3.
+    """
+
+    def __init__(
+        self,
+        batch: int = 1,
+        expert: int = 1,
+        device_type: str | None = None,
+        devices: Sequence[str] | None = None,
+    ) -> None:
+        require_positive_int("batch", batch)
+        require_positive_int("expert", expert)
+        if (backend := keras.backend.backend()) != "tensorflow":
+            raise RuntimeError(
+                f"a Mesh needs the TensorFlow backend, this is {backend!r}; use keras.distribution"
+            )
+        kind = (device_type or dtensor.preferred_device_type()).upper()
+        require_choice("device_type", kind, DEVICE_TYPES)
+        self.batch, self.expert, self.device_type = batch, expert, kind
+        _require_devices(self, devices)
+        os.environ[COMBINE_ALL_REDUCES] = "0"
+        self.dtensor = _grid(self, devices)
+
+    @classmethod
+    def parse(cls, text: str, device_type: str | None = None) -> Mesh:
+        """A mesh from the words of a command line.
+
+        Args:
+            text: `"batch:2,expert:4"`, or one of the two; what is left out is 1.
+            device_type: as of the class.
+
+        Raises:
+            ValueError: anything else.
+
+        Example:
+
+        >>> from keras_vmoe import distribution
+        >>> distribution.Mesh.parse("expert:1", device_type="CPU")
+        Mesh(batch=1, expert=1)
+        """
+        return cls(**parse_sizes(text), device_type=device_type)
+
+    @property
+    def size(self) -> int:
+        """The number of devices."""
+        return self.batch * self.expert
+
+    @property
+    def batch_axis(self) -> str:
+        """The axis of the mesh that images are split over."""
+        return "batch" if self.batch > 1 else "expert"
+
+    @property
+    def batch_parts(self) -> int:
+        """The number of parts that images are split into."""
+        return self.dtensor.dim_size(self.batch_axis)
+
+    @property
+    def local_parts(self) -> list[int]:
+        """Which of those parts the devices of this process have."""
+        places = self.dtensor.local_device_locations()
+        return sorted({place[self.batch_axis] for place in places})
+
+    def layout(self, rank: int, axes: Sequence[str | None] = ()) -> dtensor.Layout:
+        """DTensor's layout of a tensor, where no axis of the mesh splits two axes of the tensor.
+
+        Args:
+            rank: of the tensor.
+            axes: for each leading axis `"batch"`, `"expert"` or `None`; of two that would be split
+                over the same axis of the mesh, the first is.
+
+        Raises:
+            ValueError: an unknown axis, or more axes than the rank.
+        """
+        require(
+            len(axes) <= rank, f"axes must be at most rank={rank} many. Received: axes={axes!r}"
+        )
+        names: list[str] = []
+        for axis in axes:
+            require(
+                axis is None or axis in AXES,
+                f"axes must be 'batch', 'expert' or None. Received: {axis!r} in axes={axes!r}",
+            )
+            name = self.batch_axis if axis == "batch" else axis
+            names.append(dtensor.UNSHARDED if name is None or name in names else name)
+        return dtensor.Layout(names + [dtensor.UNSHARDED] * (rank - len(names)), self.dtensor)
+
+    def lay_out(self, tensor: Any, axes: Sequence[str | None]) -> Any:
+        """A tensor on the mesh in another layout; what `ops.lay_out` does within `scope`.
+
+        Args:
+            tensor: a tensor on this mesh.
+            axes: as of `layout`.
+        """
+        return dtensor.relayout(tensor, self.layout(len(tensor.shape), axes))
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[Mesh]:
+        """Puts what is computed within a `with` block on the mesh.
+
+        Raises:
+            RuntimeError: if the pass that trains wrong was switched on again.
+        """
+        self.require_safe()
+        with dtensor.default_mesh(self.dtensor), ops.laid_out_by(self.lay_out):
+            yield self
+
+    @staticmethod
+    def require_safe() -> None:
+        """Raises a `RuntimeError` if DTensor may combine all-reduces."""
+        value = os.environ.get(COMBINE_ALL_REDUCES)
+        if value != "0":
+            raise RuntimeError(
+                f"{COMBINE_ALL_REDUCES} must be 0, or optimizers train wrong without a word. "
+                f"Received: {value!r}; the mesh had set it to 0, and something changed it"
+            )
+
+    def function(self, python_function: Callable[..., Any]) -> Callable[..., Any]:
+        """A `tf.function` that is traced and run on the mesh.
+
+        Args:
+            python_function: takes and returns tensors on the mesh.
+        """
+        compiled = tf.function(python_function, autograph=False)
+
+        def call(*args: Any) -> Any:
+            with self.scope():
+                return compiled(*args)
+
+        return call
+
+    def split(self, values: Any) -> Any:
+        """Puts a batch on the mesh, its first axis split over the devices.
+
+        In a job of several processes, each gives the share of its own devices (`local_parts` of
+        `batch_parts`); processes with the same parts give the same images.
+
+        Args:
+            values: arrays `[b, ...]`, alone or in dicts, lists or tuples.
+
+        Raises:
+            ValueError: a batch that does not divide into equal parts.
+        """
+        return tf.nest.map_structure(self._split_one, values)
+
+    def _split_one(self, value: Any) -> tf.Tensor:
+        value = np.asarray(value)
+        places = self.dtensor.local_device_locations()
+        rows = self.local_parts
+        self.require_batch(len(value), "the batch", len(rows))
+        parts = dict(zip(rows, np.split(value, len(rows)), strict=True))
+        layout = self.layout(value.ndim, ("batch",))
+        return dtensor.pack([tf.constant(parts[p[self.batch_axis]]) for p in places], layout)
+
+    def require_batch(self, count: int, name: str, parts: int | None = None) -> None:
+        """Raises a `ValueError` unless a number of images or groups can be split evenly.
+
+        Args:
+            count: images or groups.
+            name: what they are, for the message.
+            parts: of the mesh; `None` takes those of the whole mesh.
+        """
+        parts = self.batch_parts if parts is None else parts
+        require(
+            count > 0 and count % parts == 0,
+            f"{name} must be a multiple of {parts}, the devices of {self} that images are split "
+            f"over. Received: {count}",
+        )
+
+    def gather(self, tensor: Any) -> np.ndarray:
+        """The whole of a tensor, from all devices of the mesh.
+
+        Args:
+            tensor: a tensor on this mesh, or a variable.
+        """
+        if not dtensor.is_dtensor(tensor):
+            return np.asarray(tensor)
+        with dtensor.default_mesh(self.dtensor):
+            whole = dtensor.relayout(tf.identity(tensor), self.layout(len(tensor.shape)))
+        return dtensor.unpack(whole)[0].numpy()
+
+    def __repr__(self) -> str:
+        return f"Mesh(batch={self.batch}, expert={self.expert})"
+
+
+def parse_sizes(text: str) -> dict[str, int]:
+    """The sizes in `"batch:2,expert:4"`.
+
+    Raises:
+        ValueError: an unknown or repeated axis, or a size that is no whole number above 0.
+
+    Example:
+
+    >>> parse_sizes("batch:2,expert:4")
+    {'batch': 2, 'expert': 4}
+    """
+    sizes: dict[str, int] = {}
+    for word in text.split(","):
+        name, _, size = (part.strip() for part in word.partition(":"))
+        require(
+            name in AXES and name not in sizes and size.isdecimal() and int(size) > 0,
+            "mesh must be sizes of 'batch' and 'expert', such as 'batch:2,expert:4'. "
+            f"Received: {word.strip()!r} in mesh={text!r}",
+        )
+        sizes[name] = int(size)
+    return sizes
+
+
+def _require_devices(mesh: Mesh, devices: Sequence[str] | None) -> None:
+    kind = mesh.device_type
+    if kind == "TPU" and not tf.config.list_physical_devices("TPU"):
+        raise ValueError("device_type='TPU', but there is no TPU on this machine")
+    local = dtensor.num_local_devices(kind) if devices is None else len(devices)
+    count = local * dtensor.num_clients()
+    hint = "; distribution.virtual_cpus(n) makes n devices of a CPU" if kind == "CPU" else ""
+    require(
+        count == mesh.size,
+        f"batch * expert must be the number of devices, {count} of type {kind}. "
+        f"Received: {mesh}, which has {mesh.size}{hint}",
+    )
+
+
+def _grid(mesh: Mesh, devices: Sequence[str] | None) -> dtensor.Mesh:
+    sizes: Mapping[str, int] = {"batch": mesh.batch, "expert": mesh.expert}
+    names = None if devices is None else list(devices)
+    if dtensor.num_clients() == 1 and mesh.device_type != "TPU":
+        return dtensor.create_mesh(list(sizes.items()), devices=names, device_type=mesh.device_type)
+    return dtensor.create_distributed_mesh(
+        list(sizes.items()), local_devices=names, device_type=mesh.device_type
+    )

@@ -1,0 +1,169 @@
+"""Models, optimizers and metrics on a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import keras
+
+from keras_vmoe.distribution.mesh import Mesh
+from keras_vmoe.distribution.rules import EXPERT_RULES, Axes, Rule, axes_of
+from keras_vmoe.distribution.storage import place, unallocated
+from keras_vmoe.layers.experts import ExpertMLP
+from keras_vmoe.models import moe_layers
+from keras_vmoe.ops.validation import require
+
+
+def build_model(
+    make: Callable[[], keras.Model], mesh: Mesh, rules: Sequence[Rule] = EXPERT_RULES
+) -> keras.Model:
+    """Makes a model whose weights are born on the mesh: no device ever holds all experts.
+
+    Nor does the host: the weights of experts are drawn part by part, and are the same as without
+    a mesh.
+
+    Args:
+        make: returns a built model, such as one of this package's; its variables have
+            initializers, as those of `add_weight` do.
+        mesh: whose devices the weights go to.
+        rules: see `rules.axes_of`.
+
+    Raises:
+        ValueError: rules that do not fit model and mesh.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import distribution, models
+    >>> mesh = distribution.Mesh(batch=1, expert=1, device_type="CPU")
+    >>> sizes = dict(image_size=16, patch_size=8, width=8, mlp_dim=16, num_heads=2)
+    >>> model = distribution.build_model(
+    ...     lambda: models.VMoE(num_layers=2, num_experts=4, num_classes=3, **sizes), mesh
+    ... )
+    >>> images = mesh.split(np.zeros((1, 16, 16, 3), "float32"))
+    >>> mesh.gather(mesh.function(model)(images)).shape
+    (1, 3)
+    """
+    with unallocated():
+        model = make()
+    place_model(model, mesh, rules)
+    return model
+
+
+def place_model(model: keras.Model, mesh: Mesh, rules: Sequence[Rule] = EXPERT_RULES) -> None:
+    """Moves a built model to the mesh, with its metrics; values stay as they are.
+
+    Args:
+        model: a built model.
+        mesh: whose devices the weights go to.
+        rules: see `rules.axes_of`.
+
+    Raises:
+        ValueError: rules that do not fit model and mesh, a dispatch of a MoE layer that cannot run
+            on a mesh.
+    """
+    for layer in moe_layers(model):
+        require(
+            layer.dispatch in ("auto", "einsum"),
+            f"dispatch of {layer.name!r} must be 'auto' or 'einsum' on a mesh: the others scatter, "
+            f"where DTensor loses the split. Received: dispatch={layer.dispatch!r}",
+        )
+    variables = model.variables
+    axes = axes_of(variables, mesh, rules, _expert_variables(model))
+    for variable, along in zip(variables, axes, strict=True):
+        place(variable, mesh, along)
+    place_metrics(model.metrics, mesh)
+
+
+def _expert_variables(model: keras.Model) -> set[int]:
+    layers = (layer for layer in model._flatten_layers() if isinstance(layer, ExpertMLP))
+    return {id(variable) for layer in layers for variable in layer.weights}
+
+
+def place_metrics(metrics: Iterable[keras.metrics.Metric], mesh: Mesh) -> None:
+    """Moves the state of metrics to the mesh, where every device has it.
+
+    Args:
+        metrics: built metrics.
+        mesh: where they go to.
+    """
+    for metric in metrics:
+        for variable in metric.variables:
+            place(variable, mesh, ())
+
+
+def build_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    mesh: Mesh,
+    rules: Sequence[Rule] = EXPERT_RULES,
+) -> keras.optimizers.Optimizer:
+    """Builds an optimizer for a model on the mesh: its slots are split as their variables are.
+
+    Args:
+        optimizer: one that is not built yet.
+        model: a model that was placed.
+        mesh: where it is.
+        rules: those that the model was placed by.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        ValueError: an optimizer that was built already: its slots would belong to other storage.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_vmoe import distribution
+    >>> mesh = distribution.Mesh(device_type="CPU")
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> distribution.place_model(model, mesh, rules=())
+    >>> optimizer = distribution.build_optimizer(keras.optimizers.Adam(), model, mesh, rules=())
+    >>> distribution.bytes_per_device(optimizer.variables[2:], mesh)
+    [64]
+    """
+    require(not optimizer.built, f"optimizer must not be built yet. Received: {optimizer.name!r}")
+    with unallocated():
+        optimizer.build(model.trainable_variables)
+    place_optimizer(optimizer, model, mesh, rules)
+    return optimizer
+
+
+def place_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    mesh: Mesh,
+    rules: Sequence[Rule] = EXPERT_RULES,
+) -> None:
+    """Moves the slots of an optimizer to the mesh.
+
+    Args:
+        optimizer: one that was built after the model was placed.
+        model: the model.
+        mesh: where it is.
+        rules: those that the model was placed by.
+    """
+    # Keras names a slot after the path of its variable.
+    by_prefix = {
+        variable.path.replace("/", "_") + "_": (variable, axes)
+        for variable, axes in zip(
+            model.variables, axes_of(model.variables, mesh, rules), strict=True
+        )
+    }
+    for slot in optimizer.variables:
+        place(slot, mesh, _slot_axes(slot, by_prefix))
+
+
+def _slot_axes(slot: keras.Variable, by_prefix: dict[str, tuple[keras.Variable, Axes]]) -> Axes:
+    """The leading axes that a slot has in common with its variable are split as there."""
+    names = [prefix for prefix in by_prefix if slot.name.startswith(prefix)]
+    if not names:
+        return ()
+    variable, axes = by_prefix[max(names, key=len)]
+    shared: list[str | None] = []
+    for size, variable_size, axis in zip(slot.shape, variable.shape, axes, strict=False):
+        if size != variable_size:
+            break
+        shared.append(axis)
+    return tuple(shared)

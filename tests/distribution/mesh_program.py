@@ -1,0 +1,200 @@
+"""What the tests of meshes run in processes of their own: `python -m … NAME [WORD ...]`."""
+
+import os
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+
+from keras_vmoe import distribution, models
+from keras_vmoe.distribution.mesh import COMBINE_ALL_REDUCES
+from keras_vmoe.layers.experts import _Stacked
+
+# Sizes that differ from one another, and from the number of devices unless they are split.
+SIZES = {"image_size": 16, "patch_size": 8, "width": 12, "mlp_dim": 20, "num_heads": 2}
+CLASSES, BATCH = 3, 8
+
+
+def make_model(seed=0, **changes):
+    keras.utils.set_random_seed(seed)
+    arguments = {
+        **SIZES,
+        "num_layers": 1,
+        "placement": (0,),
+        "num_classes": CLASSES,
+        "num_experts": 8,
+        "images_per_group": 1,
+        "head_kernel_initializer": "glorot_uniform",
+    }
+    return models.VMoE(**{**arguments, **changes})
+
+
+def make_optimizer():
+    # Adam's first steps are signs of gradients, which half precision gets wrong near zero.
+    half = keras.config.dtype_policy().compute_dtype != "float32"
+    rate = 1e-3 if half else 1e-2
+    return keras.optimizers.AdamW(rate, weight_decay=0.1, global_clipnorm=1.0)
+
+
+def make_batches(count):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image": rng.normal(size=(BATCH, 16, 16, 3)).astype("float32"),
+            "label": np.eye(CLASSES, dtype="float32")[rng.integers(0, CLASSES, BATCH)],
+        }
+        for _ in range(count)
+    ]
+
+
+def loss(labels, logits):
+    return keras.ops.categorical_crossentropy(labels, logits, from_logits=True)
+
+
+class OneDevice:
+    """A model, an optimizer and their step, without a mesh."""
+
+    def __init__(self, **changes):
+        self.model, self.optimizer = make_model(**changes), make_optimizer()
+        self.optimizer.build(self.model.trainable_variables)
+        self._step = tf.function(self._take, autograph=False)
+
+    def _take(self, batch):
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self.model(batch["image"], training=True)
+            task = tf.reduce_mean(loss(batch["label"], logits))
+            auxiliary = tf.add_n(self.model.losses or [0.0])
+            total = task + tf.cast(auxiliary, task.dtype)
+        gradients = tape.gradient(total, [v.value for v in variables])
+        self.optimizer.apply(gradients, variables)
+        return {"loss": task, "auxiliary_loss": auxiliary}
+
+    def step(self, batch):
+        return {name: float(value) for name, value in self._step(batch).items()}
+
+    def values(self):
+        variables = [*self.model.variables, *self.optimizer.variables]
+        return [keras.ops.convert_to_numpy(v) for v in variables]
+
+
+class OnMesh:
+    """The same on a mesh."""
+
+    def __init__(self, mesh, **changes):
+        self.mesh = mesh
+        self.model = distribution.build_model(lambda: make_model(**changes), mesh)
+        self.optimizer = distribution.build_optimizer(make_optimizer(), self.model, mesh)
+        self.step = distribution.TrainStep(mesh, self.model, self.optimizer, loss)
+
+    def values(self):
+        variables = [*self.model.variables, *self.optimizer.variables]
+        return [distribution.to_numpy(v, self.mesh) for v in variables]
+
+
+def largest_difference(ours, theirs):
+    return max(
+        float(np.abs(a.astype("float64") - b.astype("float64")).max())
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def compare(mesh, steps=5, **changes):
+    """The largest differences of losses and of values after some steps."""
+    batches, one, ours = make_batches(steps), OneDevice(**changes), OnMesh(mesh, **changes)
+    assert largest_difference(ours.values(), one.values()) == 0, "the first values differ"
+    losses = [list(side.step(batch).values()) for side in (one, ours) for batch in batches]
+    losses = np.array(losses).reshape(2, steps, 2)
+    return float(np.abs(losses[0] - losses[1]).max()), largest_difference(
+        ours.values(), one.values()
+    )
+
+
+def equal(sizes, *words):
+    changes = dict(word.split("=") for word in words)
+    changes = {name: int(v) if v.isdecimal() else v for name, v in changes.items()}
+    dtype = changes.pop("dtype", "float32")
+    keras.config.set_dtype_policy(dtype)
+    in_losses, in_values = compare(distribution.Mesh.parse(sizes), **changes)
+    print("differences", in_losses, in_values)
+
+
+def trap():
+    """The same steps with the pass of DTensor that the mesh switches off."""
+    mesh = distribution.Mesh(batch=2, expert=4)
+    os.environ[COMBINE_ALL_REDUCES] = "1"
+    distribution.Mesh.require_safe = staticmethod(lambda: None)
+    print("differences", *compare(mesh))
+
+
+def memory(sizes):
+    """Bytes of expert variables and of their slots: of each device, then of the whole."""
+    mesh, drawn, part = distribution.Mesh.parse(sizes), set(), _Stacked.part
+
+    def noted(self, shape, first, end, dtype=None):
+        drawn.add(end - first)
+        return part(self, shape, first, end, dtype)
+
+    _Stacked.part = noted
+    ours = OnMesh(mesh)
+    print("drawn", *drawn)
+    for variables in (ours.model.variables, ours.optimizer.variables):
+        experts = [v for v in variables if "experts" in v.path]
+        whole = sum(int(np.prod(v.shape)) * 4 for v in experts)
+        print("bytes", *distribution.bytes_per_device(experts, mesh), whole)
+    others = [v for v in ours.model.trainable_variables if "experts" not in v.path]
+    print("bytes", *distribution.bytes_per_device(others, mesh), 4 * count(others))
+
+
+def two(client):
+    """Five steps in a job of two processes, each with half of the devices and of the batch."""
+    dtensor.initialize_accelerator_system("CPU", num_logical_cpu_devices=4)
+    mesh, batches = distribution.Mesh(batch=2, expert=4), make_batches(5)
+    one, ours, half = OneDevice(), OnMesh(mesh), slice(4 * int(client), 4 * int(client) + 4)
+    for batch in batches:
+        wanted, found = one.step(batch), ours.step({n: v[half] for n, v in batch.items()})
+        print("differences", *(abs(found[name] - wanted[name]) for name in wanted), flush=True)
+    print("values", largest_difference(ours.values(), one.values()), flush=True)
+    experts = [v for v in ours.model.variables if "experts" in v.path]
+    print("bytes", *distribution.bytes_per_device(experts, mesh), 4 * count(experts), flush=True)
+    dtensor.barrier(mesh.dtensor)
+
+
+def count(variables):
+    return sum(int(np.prod(v.shape)) for v in variables)
+
+
+def checkpoint_of(side):
+    weights = {id(v) for v in side.model.weights}
+    seeds = [v.value for v in side.model.variables if id(v) not in weights]
+    return tf.train.Checkpoint(model=side.model, optimizer=side.optimizer, seeds=seeds)
+
+
+def checkpoint(folder):
+    """Two steps on one mesh; then two more there, on another mesh and on one device."""
+    first, second = distribution.Mesh(batch=2, expert=4), distribution.Mesh(expert=8)
+    batches = make_batches(4)
+    origin = OnMesh(first)
+    for batch in batches[:2]:
+        origin.step(batch)
+    path = checkpoint_of(origin).save(f"{folder}/of_mesh")
+    went_on = [origin.step(batch)["loss"] for batch in batches[2:]]
+    for side in (OnMesh(second, seed=1), OneDevice(seed=1)):
+        checkpoint_of(side).restore(path).assert_consumed()
+        resumed = [side.step(batch)["loss"] for batch in batches[2:]]
+        print("resumed", *np.abs(np.subtract(resumed, went_on)))
+        print("values", largest_difference(side.values(), origin.values()))
+    # And from one device to a mesh.
+    path = checkpoint_of(side).save(f"{folder}/of_one")
+    origin.step(batches[0])
+    checkpoint_of(origin).restore(path).assert_consumed()
+    print("back", largest_difference(side.values(), origin.values()))
+    print("split", *{str(v.value.layout.sharding_specs) for v in origin.model.variables})
+
+
+if __name__ == "__main__":
+    if sys.argv[1] != "two":
+        distribution.virtual_cpus(8)
+    globals()[sys.argv[1]](*sys.argv[2:])

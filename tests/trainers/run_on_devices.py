@@ -1,0 +1,36 @@
+"""A tiny run in a process of its own, on as many virtual CPUs as wanted.
+
+python -m tests.trainers.run_on_devices DEVICES WORKDIR [BINDING]...
+"""
+
+import sys
+
+from tests.trainers.tiny import arguments
+
+# Without noise, and with capacity so scarce that the groups matter.
+BINDINGS = (
+    "train.steps=5",
+    "train.log_every=1",
+    "train.eval_every=5",
+    "train.eval_batch_size=64",
+    "train.augment=None",
+    "VMoE.noise_std=0.0",
+    "VMoE.images_per_group=4",
+    "VMoE.capacity_factor=0.9",
+)
+
+
+def main(devices: int, workdir: str, *bindings: str) -> int:
+    import tensorflow as tf
+
+    if devices > 1:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        logical = [tf.config.LogicalDeviceConfiguration()] * devices
+        tf.config.set_logical_device_configuration(cpu, logical)
+    from keras_vmoe.trainers import cli
+
+    return cli.main(arguments(workdir, *BINDINGS, *bindings))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), *sys.argv[2:]))

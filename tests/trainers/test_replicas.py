@@ -1,0 +1,147 @@
+"""Replicas and processes that train together, each run in processes of their own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from keras_vmoe.trainers.metrics_log import MetricsLog
+
+pytestmark = pytest.mark.multi_device
+
+MOST_SECONDS = 300
+MIRRORED = "train.distribution='mirrored'"
+NOISE = ("VMoE.noise_std=None", "VMoE.dropout_rate=0.1")
+
+
+def start(devices, workdir, *bindings, **environment):
+    words = [sys.executable, "-m", "tests.trainers.run_on_devices", str(devices), str(workdir)]
+    return subprocess.Popen(
+        [*words, *bindings],
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(devices, workdir, *bindings):
+    process = start(devices, workdir, *bindings)
+    _, error = process.communicate(timeout=MOST_SECONDS)
+    assert process.returncode == 0, error[-2000:]
+    return rows(workdir)
+
+
+def rows(workdir):
+    return MetricsLog(workdir / "metrics.jsonl").rows()
+
+
+def assert_same_losses(ones, others, **tolerance):
+    for one, other in zip(ones, others, strict=True):
+        assert (one["step"], one["split"]) == (other["step"], other["split"])
+        np.testing.assert_allclose(one["loss"], other["loss"], **tolerance)
+        assert one["accuracy"] == pytest.approx(other["accuracy"])
+        if one["split"] == "train":
+            np.testing.assert_allclose(one["auxiliary_loss"], other["auxiliary_loss"], rtol=1e-4)
+            for name in ("dropped", "confidence", "entropy"):
+                key = f"encoder_block_0_moe/{name}"
+                np.testing.assert_allclose(one[key], other[key], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The rows of one device."""
+    return run(1, tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_replicas_take_the_steps_of_one_device(devices, alone, tmp_path):
+    found = run(devices, tmp_path, MIRRORED)
+    assert len(found) == 6
+    assert_same_losses(found, alone, rtol=0, atol=1e-5)
+
+
+def test_a_run_on_replicas_resumes_with_its_noise(tmp_path):
+    options = (MIRRORED, *NOISE, "train.checkpoint_every=2", "train.keep_checkpoints=9")
+    whole = run(2, tmp_path / "whole", *options)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for path in (tmp_path / "cut").glob("checkpoints/ckpt-[45]*"):
+        path.unlink()
+    (tmp_path / "cut" / "model.keras").unlink()
+    again = run(2, tmp_path / "cut", *options)
+    assert_same_losses(again, whole, rtol=1e-6)
+
+
+def cluster(workdir, *bindings):
+    """Starts two processes that train together."""
+    sockets = [socket.socket() for _ in range(2)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    workers = [f"localhost:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        options = ("train.distribution='multi_worker'", *bindings)
+        processes.append(start(1, workdir, *options, TF_CONFIG=json.dumps(task)))
+    return processes
+
+
+def wait_for(path, processes):
+    deadline = time.monotonic() + MOST_SECONDS
+    while not path.exists():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+
+
+def ends(processes):
+    """The exit codes and what was written to standard error."""
+    try:
+        errors = [process.communicate(timeout=MOST_SECONDS)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], errors
+
+
+def test_two_processes_take_the_steps_of_one(alone, tmp_path):
+    codes, errors = ends(cluster(tmp_path))
+    assert codes == [0, 0], errors
+    assert_same_losses(rows(tmp_path), alone, rtol=0, atol=1e-5)
+    assert (tmp_path / "model.keras").exists()
+
+
+def test_when_one_of_two_processes_is_killed_the_other_stops_and_both_resume(tmp_path):
+    length = ("train.steps=4000", "train.log_every=10", "train.eval_every=4000")
+    length += ("train.checkpoint_every=10", "train.keep_checkpoints=1000", *NOISE)
+    processes = cluster(tmp_path, *length)
+    wait_for(tmp_path / "checkpoints" / "ckpt-20.index", processes)
+    processes[1].kill()
+    codes, errors = ends(processes)
+    assert codes[0] == 1
+    last = errors[0].strip().splitlines()[-1]
+    assert "another worker does not answer after step" in last
+    assert "start all of them again" in last
+    before = {row["step"]: row["loss"] for row in rows(tmp_path)}
+    # They go on from step 10, and meet the losses that they had.
+    for path in tmp_path.glob("checkpoints/ckpt-*"):
+        if not path.name.startswith("ckpt-10."):
+            path.unlink()
+    processes = cluster(tmp_path, *length)
+    wait_for(tmp_path / "checkpoints" / "ckpt-20.index", processes)
+    processes[1].send_signal(signal.SIGTERM)  # one is told, both save and stop
+    codes, errors = ends(processes)
+    assert codes == [143, 143], errors
+    after = {row["step"]: row["loss"] for row in rows(tmp_path)}
+    assert after[10] == before[10]
+    np.testing.assert_allclose(after[20], before[20], rtol=1e-6)
+    assert "stopped by SIGTERM" in errors[0]
