@@ -175,10 +175,10 @@ class Checkpoints:
             return manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             self._remove_parts(Path(manager.directory), step)
+            before = "; the one before is whole" if self._good else ""
             raise OSError(
-                f"cannot save a checkpoint to {manager.directory} "
-                f"({_reason(error)}); the one before is whole: free some space and give the same "
-                "command to go on from it"
+                f"cannot save a checkpoint to {manager.directory} ({_reason(error)}){before}: free "
+                "some space and give the same command to go on"
             ) from error
 
     @staticmethod

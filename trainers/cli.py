@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,6 +46,10 @@ def usage() -> str:
     )
 
 
+def _one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
+    return f"warning  {message}\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one `keras-vmoe` command line.
 
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in rest
     # TensorFlow reports at length on devices that it does not find; it reads this when imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
+    warnings.formatwarning = _one_line_warning
     try:
         module = importlib.import_module(f"keras_vmoe.trainers.{COMMANDS[name].module}")
         return int(module.main(rest) or 0)

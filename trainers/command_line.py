@@ -45,9 +45,9 @@ def help_text(values: flags.FlagValues, synopsis: str, text: str) -> str:
         synopsis: what stands after `usage: keras-vmoe`.
         text: what the command does, with examples.
     """
-    rows = "\n".join(
-        f"  --{name:<14}{_first(values[name].help)}" for name in values if len(name) > 1
-    )
+    names = [name for name in values if len(name) > 1]
+    width = max(14, *(len(name) + 2 for name in names))
+    rows = "\n".join(f"  --{name:<{width}}{_first(values[name].help)}" for name in names)
     return f"usage: keras-vmoe {synopsis}\n\n{text.strip()}\n\noptions:\n{rows}\n"
 
 

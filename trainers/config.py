@@ -43,7 +43,7 @@ class TrainConfig:
         keep_head: take over the head as well then, instead of making it anew.
         batch_size: images of one step, over all devices.
         eval_batch_size: images of one evaluation step, over all devices.
-        epochs: length of the run; ignored when `steps` is given.
+        epochs: length of the run; ignored, and may be None, when `steps` is given.
         steps: length of the run in steps.
         log_every: steps between two rows of training metrics.
         eval_every: steps between two evaluations; None: at the end only.
@@ -79,7 +79,7 @@ class TrainConfig:
     keep_head: bool = False
     batch_size: int = 128
     eval_batch_size: int = 256
-    epochs: float = 10.0
+    epochs: float | None = 10.0
     steps: int | None = None
     log_every: int = 50
     eval_every: int | None = None
@@ -104,7 +104,7 @@ class TrainConfig:
                     f"write it with an at sign and without brackets, such as train.{name} = @name"
                 )
         self._check_positive("image_size", "batch_size", "eval_batch_size", "log_every", "repeats")
-        self._check_positive("keep_checkpoints", "epochs")
+        self._check_positive("keep_checkpoints", *(["epochs"] if self.steps is None else []))
         self._check_positive(
             *(
                 n

@@ -10,6 +10,11 @@ import traceback
 _GIN_CALL = re.compile(
     r"^\s*(In call to configurable|No values supplied by|Gin had values|Caller|malformed node)"
 )
+# What Keras puts around the message of an error within a layer.
+_KERAS_CALL = re.compile(r"^\s*(Exception encountered when calling)")
+_KERAS_ARGUMENTS = re.compile(r"\n\s*Arguments received by .*", re.DOTALL)
+_ANSI = re.compile(r"\x1b\[\d*m")
+_MOST_LINES = 4
 _TF_NODE = re.compile(r"\{\{.*?\}\}|__wrapped__\S*\}\}|\[Op:\w+\]|\[\[.*?\]\]|\bname:\s*$")
 
 
@@ -29,11 +34,26 @@ def one_line(error: BaseException) -> str:
         'train.steps=0'
     """
     text = getattr(error, "message", None) or str(error) or type(error).__name__
-    lines = [_TF_NODE.sub("", line).strip() for line in str(text).splitlines()]
-    kept = [line for line in lines if line and set(line) != {"^"} and not _GIN_CALL.match(line)]
-    message = "; ".join(kept[:4]) or type(error).__name__
+    text = _KERAS_ARGUMENTS.sub("", _ANSI.sub("", str(text)))
+    lines = [_TF_NODE.sub("", line).strip() for line in text.splitlines()]
+    kept = [line for line in lines if line and set(line) != {"^"} and not _of_developers(line)]
+    message = "; ".join([*kept[:_MOST_LINES], *(["…"] if len(kept) > _MOST_LINES else [])])
+    message = message.replace(":; ", ": ").replace(".; ", "; ") or type(error).__name__
     builtin_kind = isinstance(error, (ValueError, OSError, ImportError, UsageError, SyntaxError))
     return message if builtin_kind else f"{type(error).__name__}: {message}"
+
+
+def _of_developers(line: str) -> bool:
+    return bool(_GIN_CALL.match(line) or _KERAS_CALL.match(line))
+
+
+def warn(text: str) -> None:
+    """Prints a line of warning on stderr.
+
+    Args:
+        text: what a user should know.
+    """
+    print(f"warning  {text}", file=sys.stderr, flush=True)
 
 
 def report(error: BaseException, debug: bool = False) -> int:

@@ -31,9 +31,20 @@ def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Tr
     """
     fresh = () if keep_head else checkpoints.FRESH
     try:
-        return checkpoints.transfer(model, source_of(path), fresh=fresh)
+        source = source_of(path)
+        _check_channels(source, model)
+        return checkpoints.transfer(model, source, fresh=fresh)
     except ValueError as error:
         raise ValueError(f"--init_from={path}: {error}") from error
+
+
+def _check_channels(source: keras.Model | Mapping[str, np.ndarray], model: keras.Model) -> None:
+    shape = getattr(source, "input_shape", None)
+    if isinstance(shape, tuple) and shape[-1] != model.input_shape[-1]:
+        raise ValueError(
+            f"it takes images of {shape[-1]} channels, this run has images of "
+            f"{model.input_shape[-1]}; set train.channels={shape[-1]}"
+        )
 
 
 def source_of(path: str) -> keras.Model | Mapping[str, np.ndarray]:

@@ -37,6 +37,13 @@ def new_flags() -> flags.FlagValues:
     ):
         flags.DEFINE_multi_string(name, [], text, flag_values=values)
     flags.DEFINE_integer(
+        "max_corrupt",
+        0,
+        "Images of --dataset that may be left out, damaged. Default: 0.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
         "batch_size",
         None,
         "Images of a batch. Default: the run's.",
@@ -66,11 +73,12 @@ def check(values: flags.FlagValues, words: Sequence[str], command: str) -> None:
     flag, path = ("workdir", values.workdir) if values.model is None else ("model", values.model)
     if not Path(path).expanduser().exists():
         raise FileNotFoundError(f"--{flag}={path}: there is no such file or folder")
-    if values.data_dir and not values.dataset:
-        raise UsageError(
-            f"{command}: --data_dir is of --dataset, which is not given; for the images of the run "
-            f"write --gin_bindings=\"dataset.data_dir='{values.data_dir}'\""
-        )
+    for name in ("data_dir", "max_corrupt"):
+        if values[name].present and not values.dataset:
+            raise UsageError(
+                f"{command}: --{name} is of --dataset, which is not given; for the images of the "
+                f'run write --gin_bindings="dataset.{name}={values[name].value!r}"'
+            )
     for name in values.gin_file:
         gin_config.find(name)
 
@@ -136,7 +144,15 @@ def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSou
                 "--dataset=uc_merced,train[:1000],train[1000:]"
             )
         train, held_out = splits or (None, None)
-        sources.append(data.load(name, values.data_dir, train_split=train, eval_split=held_out))
+        sources.append(
+            data.load(
+                name,
+                values.data_dir,
+                train_split=train,
+                eval_split=held_out,
+                max_corrupt=values.max_corrupt,
+            )
+        )
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:

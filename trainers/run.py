@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import orbit
 import tensorflow as tf
 
 from keras_vmoe import checkpoints, data, distribution, models
-from keras_vmoe.trainers import gin_config, losses, meshed, optimizers, results, strategies
+from keras_vmoe.trainers import errors, gin_config, losses, meshed, optimizers, results, strategies
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError, written_after
 from keras_vmoe.trainers.config import TrainConfig
@@ -90,10 +91,16 @@ class Run:
             self.loop,
             workdir.checkpoints,
             config.keep_checkpoints,
-            warn=_warn,
+            warn=errors.warn,
             restore_from=self._chief.checkpoints,
         )
         self.first_step = self.checkpoints.restore()
+        if not self.first_step and self._chief.model.exists():
+            raise ValueError(
+                f"--workdir={self._chief.path} holds a trained model.keras, but no checkpoint to "
+                "go on from, and training anew would replace it; use another --workdir, or remove "
+                "this one"
+            )
         if self.loop.several_processes:
             strategies.check_agreement(self._strategy, self.first_step)
         self.transfer: checkpoints.Transfer | None = None
@@ -114,7 +121,7 @@ class Run:
         return (
             self.first_step >= self.total_steps
             and self._chief.metrics.last("eval", self.first_step) is not None
-            and self._chief.model.exists()
+            and zipfile.is_zipfile(self._chief.model)
             and written_after(self._chief.model, self.checkpoints.latest)
         )
 
@@ -366,10 +373,6 @@ class Run:
         return transfer
 
 
-def _warn(text: str) -> None:
-    print(f"warning  {text}", file=sys.stderr, flush=True)
-
-
 def execute(config: TrainConfig, workdir: Workdir) -> int:
     """Trains, or says that there is nothing left to train.
 
@@ -428,7 +431,9 @@ def _introduce(run: Run) -> None:
     if run.first_step:
         print(f"resume   from step {run.first_step:,}", flush=True)
     for change in run.changes:
-        print(f"changed  {change}", flush=True)
+        of_length = change.startswith(("train.epochs ", "train.steps "))
+        meaning = ": the learning rate goes on by the schedule of the new length"
+        print(f"changed  {change}{meaning if of_length else ''}", flush=True)
     for notice in run.notices:
         print(f"note     {notice}", flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def _load_best(best: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]
     config = best.parent.parent / "config.gin"
     if not config.is_file():
         raise ValueError(f"{best} is not in the workdir of a run: {config} is missing")
-    model, names, step = _from_checkpoint(best, config)
+    model, names, step, _ = _from_checkpoint(best, config)
     return Trained(
         best, model, names, f"{best}, step {step:,}", (str(config), *gin_files), bindings
     )
@@ -185,8 +186,11 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
     file, config = folder / "model.keras", folder / "config.gin"
     newest = newest_first(folder / "checkpoints")[:1]
     files = ((str(config),) if config.is_file() else ()) + gin_files
+    is_whole = zipfile.is_zipfile(file)
+    if file.is_file() and not is_whole and newest:
+        errors.warn(f"{file} is damaged; taking the newest checkpoint beside it")
     # A run that goes on after its end has checkpoints that are newer than its model.
-    if file.is_file() and all(written_after(file, path) for path in newest):
+    if file.is_file() and (is_whole or not newest) and all(written_after(file, p) for p in newest):
         model, names = _load_file(file)
         return Trained(folder, model, names, str(file), files, bindings)
     if not config.is_file():
@@ -197,8 +201,8 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
         raise ValueError(
             f"{folder} holds no checkpoint yet; let keras-vmoe train go on, or give another workdir"
         )
-    model, names, step = _from_checkpoint(folder / "checkpoints", config)
-    origin = f"{folder}, step {step:,} (not finished)"
+    model, names, step, total = _from_checkpoint(folder / "checkpoints", config)
+    origin = f"{folder}, step {step:,}" + (" (not finished)" if step < total else "")
     return Trained(folder, model, names, origin, files, bindings)
 
 
@@ -259,6 +263,11 @@ def _load_file(file: Path) -> tuple[keras.Model, tuple[str, ...]]:
     """The model of logits, on images in [-1, 1], and the names of its classes."""
     if file.suffix != ".keras":
         raise ValueError(f"{file} is no .keras file; give one, or a run's workdir")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(
+            f"{file} cannot be loaded as a Keras model: it is damaged, not the whole of a file "
+            "that Keras saved"
+        )
     try:
         model = keras.models.load_model(file, compile=False)
     except (ValueError, TypeError, OSError, KeyError) as error:
@@ -289,9 +298,13 @@ def _logits_model(classifier: models.Classifier) -> keras.Model:
 # Checkpoints.
 
 
-def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tuple[str, ...], int]:
+def _from_checkpoint(
+    folder: Path, config_file: Path
+) -> tuple[keras.Model, tuple[str, ...], int, int]:
     """The model that a run's config describes, with the weights of the newest checkpoint of a
-    folder; the names of its classes; the step."""
+    folder; the names of its classes; the step; the steps of the whole run."""
+    if not config_file.read_text(encoding="utf-8").strip():
+        raise ValueError(f"{config_file} is empty, which tells of which model the checkpoints are")
     with _separate_gin():
         _parse([str(config_file)], [])
         from keras_vmoe.trainers import configurables
@@ -304,14 +317,15 @@ def _from_checkpoint(folder: Path, config_file: Path) -> tuple[keras.Model, tupl
             num_classes=source.num_classes,
         )
         steps = source.train.steps_per_epoch(config.batch_size)
-        optimizer = config.optimizer(total_steps=config.total_steps(steps), steps_per_epoch=steps)
+        total = config.total_steps(steps)
+        optimizer = config.optimizer(total_steps=total, steps_per_epoch=steps)
     optimizer.build(model.trainable_variables)
     checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
     restored = _restore(checkpoint, folder, config_file)
     with averaged_weights(model, optimizer):
         averaged = model.get_weights()
     model.set_weights(averaged)
-    return model, source.class_names, step_of(restored)
+    return model, source.class_names, step_of(restored), total
 
 
 def _restore(checkpoint: tf.train.Checkpoint, folder: Path, config_file: Path) -> str:
@@ -328,6 +342,8 @@ def _restore(checkpoint: tf.train.Checkpoint, folder: Path, config_file: Path) -
                 f"{path} is not of the model of {config_file}: {str(error).splitlines()[0]}"
             ) from error
         else:
+            for reason in reasons:
+                errors.warn(f"{folder}: a checkpoint is damaged and passed over, {reason}")
             return path
     raise ValueError(f"{folder} holds no checkpoint that can be read ({'; '.join(reasons)})")
 

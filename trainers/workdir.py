@@ -118,6 +118,11 @@ class Workdir:
         if not self.config.exists() or not any(self.checkpoints.glob("*.index")):
             return []
         there = gin_config.bindings(self.config.read_text(encoding="utf-8"))
+        if not there:
+            raise ValueError(
+                f"--workdir={self.path} holds checkpoints, but its config.gin is empty, which "
+                "tells of which run they are; bring it back, or use another --workdir"
+            )
         here = gin_config.bindings(text)
         changed = [
             name for name in sorted(there | here) if there.get(name, "-") != here.get(name, "-")

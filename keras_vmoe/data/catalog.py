@@ -118,7 +118,11 @@ def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # What the first line announces.
+    return " ".join(lines[:3]) if lines[0].endswith(":") else lines[0]
 
 
 def _features(builder: Any, tfds: Any) -> tuple[Any, Any]:

@@ -69,7 +69,7 @@ class CorruptImages:
             allowed = f" where max_corrupt={self.limit} may be left out" if self.limit else ""
             raise ValueError(
                 f"{self.count} {of} cannot be decoded{allowed}, the first is {self.found[0]}: "
-                "mend or remove them."
+                "mend or remove them, or raise max_corrupt."
             )
 
     def decode(

@@ -57,6 +57,7 @@ class FakeGcloud:
         program = self._bin / "gcloud"
         program.write_text(_PROGRAM)
         program.chmod(0o755)
+        self._repository = _small_repository(folder / "repository")
         self.answer()
 
     def answer(self, queue: str = "ACTIVE", node: str = "READY", run: str = "absent") -> None:
@@ -73,6 +74,9 @@ class FakeGcloud:
             **os.environ,
             "PATH": f"{self._bin}:{os.environ['PATH']}",
             "TMPDIR": str(self.tmp),
+            # The sources under test may lie in no repository, or in one with changes.
+            "GIT_DIR": str(self._repository / ".git"),
+            "GIT_WORK_TREE": str(self._repository),
             "FAKE_GCLOUD": str(self.folder),
             "FAKE_GCLOUD_FAILS_AT": str(fails_at),
         }
@@ -94,3 +98,14 @@ def printed_calls(result: Result) -> list[list[str]]:
     """The calls of gcloud among the commands that --dry_run printed."""
     lines = [shlex.split(line) for line in result.out.splitlines() if not line.startswith("#")]
     return [words[1:] for words in lines if words[0] == "gcloud"]
+
+
+def _small_repository(folder: Path) -> Path:
+    """A repository of two of our files, in one commit."""
+    for name in ("setup.cfg", "gin/runs/quickstart.gin"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text((ROOT / name).read_text())
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "Two files"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder

@@ -82,6 +82,12 @@ def test_error_lines_lose_graph_nodes_and_gin_calls():
     assert errors.one_line(gin_like) == "bad width"
     assert errors.one_line(KeyError("name")) == "KeyError: 'name'"
     assert errors.one_line(ValueError()) == "ValueError"
+    keras_like = ValueError(
+        "Exception encountered when calling Patches.call().\n\n\x1b[1mimages must be larger\x1b[0m"
+        "\n\nArguments received by Patches.call():\n  • images=[1]"
+    )
+    assert errors.one_line(keras_like) == "images must be larger"
+    assert errors.one_line(ValueError("it lacks:\n a\n b\n c\n d")) == "it lacks: a; b; c; …"
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def test_batch_sizes_that_fit(images, wanted, group, size):
         (["--rounds=7"], 2, "--rounds is of sweeps"),
         (["--noexact"], 2, "--exact is of sweeps"),
         (["--data_dir=x"], 2, "--data_dir is of --dataset"),
+        (["--max_corrupt=1"], 2, 'write --gin_bindings="dataset.max_corrupt=1"'),
         (["--sweep", "--num_selected="], 2, "--num_selected must be different whole numbers"),
         (["--sweep", "--num_selected=1.5"], 2, "Received: --num_selected=1.5"),
         (["--sweep", "--capacity_factors=a"], 2, "--capacity_factors must be different numbers"),

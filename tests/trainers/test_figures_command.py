@@ -179,6 +179,20 @@ def test_runs_without_their_numbers_are_refused(tmp_path, rows, message):
         runs.summarise(run, model)
 
 
+def test_help_says_where_figures_go(capsys):
+    assert figures("--help") == 0
+    assert "Default: figures/ in the workdir, beside the model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["new/deep", "there"])
+def test_a_folder_is_tried_and_left_as_it_was(folder, tmp_path, out):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").write_text("kept")
+    words = (f"--workdir={folder / 'dense'}", "--only=buffers", f"--out={tmp_path / out}")
+    assert figures(*words) == 1
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "there", tmp_path / "there" / "mine"]
+
+
 def test_every_name_has_a_recipe():
     assert list(command.FIGURES) == list(making.RECIPES)
 
@@ -201,6 +215,11 @@ def test_every_name_has_a_recipe():
             ("--workdir={0}/sparse", "--out={0}/sparse/model.keras"),
             1,
             "model.keras cannot be written to",
+        ),
+        (
+            ("--workdir={0}/sparse", "--out=/proc/z"),
+            1,
+            "--out=/proc/z cannot be written to (No such file or directory); name another --out",
         ),
         (
             ("--workdir={0}/dense", "--only=buffers"),

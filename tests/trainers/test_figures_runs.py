@@ -75,7 +75,7 @@ def test_seeds_have_the_same_arguments(tmp_path):
     ("other", "label", "values"),
     [
         ({"adamw__learning_rate": 0.01}, "learning_rate", (0.002, 0.01)),
-        ({"dataset__name": "'fashion_mnist'"}, "dataset.name", ("digits", "fashion_mnist")),
+        ({"other__name": "'a'"}, "other.name", ("-", "a")),
         ({"batch_size": 32}, "batch_size", (16, 32)),
         ({"augment": AUGMENT.partition(" = ")[2]}, "augment", (None, "@Augment()")),
         ({"new": 3}, "new", ("-", 3)),
@@ -206,6 +206,60 @@ def test_a_run_that_is_given_twice_is_one_row_of_the_matrix(compared):
     for path in (folders[1], folders[1] / "model.keras"):
         given.path = path
         assert making._k_folders(given) == [path, folders[0]]
+
+
+def test_quality_is_the_mean_of_seeds(compared, tmp_path):
+    several = folders_of(compared, "a0", "a1", "fast", "after", "dense0", "dense1", "dense2")
+    assert figures(f"--runs={several}", "--only=quality_cost", f"--out={tmp_path}") == 0
+    found = {
+        row["run"]: (row["kind"], row["runs"], row["accuracy"])
+        for row in table(tmp_path / "quality_cost.png")
+    }
+    assert found == {
+        "a0, a1": ("sparse", "2", "0.55"),
+        "fast": ("sparse", "1", "0.9"),
+        "after": ("sparse", "1", "0.7"),
+        "dense0, dense1": ("dense", "2", "0.3"),
+        "dense2": ("dense", "1", "0.9"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "one", "another"),
+    [
+        ({"name": "'fashion_mnist'"}, "digits", "fashion_mnist"),
+        (
+            {"train_split": "'train[:9]'"},
+            "digits (train_split=None)",
+            "digits (train_split='train[:9]')",
+        ),
+        (
+            {"eval_split": "'train'"},
+            "digits (eval_split=None)",
+            "digits (eval_split='train')",
+        ),
+    ],
+)
+def test_runs_of_different_datasets_are_refused(
+    compared, tmp_path, capsys, monkeypatch, other, one, another
+):
+    # Before any of them is read.
+    monkeypatch.setattr("keras_vmoe.trainers.figures.inputs.Inputs", None)
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("metrics.jsonl", "model.keras"):
+        (run / name).touch()
+    text = rebound(seed=5, **{f"dataset__{name}": value for name, value in other.items()})
+    (run / "config.gin").write_text(text)
+    out = tmp_path / "out"
+    assert figures(f"--runs={folders_of(compared, 'a0', 'a1')},{run}", f"--out={out}") == 1
+    error = capsys.readouterr().err
+    assert (
+        f"--runs: {compared / 'a0'} was trained on {one}, {run} on {another}; give the runs of "
+        "one dataset\n"
+    ) in error
+    assert error.count("\n") == 1
+    assert not out.exists()
 
 
 # Twins.

@@ -71,6 +71,7 @@ def test_an_own_file_includes_shipped_ones_and_its_neighbours(tmp_path, monkeypa
         ("train.mesh='batch:2'", ["train.mesh='batch:2'", "train.distribution='one_device'"]),
         ("train.label_smoothing=1.0", ["train.label_smoothing=1.0"]),
         ("train.label_smoothing='much'", ["train.label_smoothing='much'"]),
+        ("train.epochs=None", ["train.epochs=None must be a positive number"]),
         ("train.cache=1", ["train.cache=1 must be True or False"]),
         ("train.keep_best='no'", ["train.keep_best='no' must be True or False"]),
         ("train.seed=0.5", ["train.seed=0.5 must be a whole number of 0 or more"]),

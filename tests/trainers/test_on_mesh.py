@@ -63,7 +63,7 @@ def test_a_mesh_that_does_not_fit_is_one_line(tmp_path, capsys):
         (("train.mesh='batch:2'",), "do not go together; --mesh=batch:2,expert:4 sets both"),
         (("train.distribution='mesh'",), "do not go together"),
         (("train.distribution='mesh'", "train.mesh='rows:2'"), "such as 'batch:2,expert:4'"),
-        (("train.distribution='pod'",), "known: 'one_device', 'mesh'"),
+        (("train.distribution='pod'",), "'multi_worker', 'tpu', 'mesh'"),
     ):
         assert train(tmp_path, *words) != 0
         assert message in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import zipfile
 
 import keras
 import numpy as np
@@ -182,6 +183,25 @@ def test_a_diverged_run_stops_before_it_saves(trained, tmp_path, capsys):
     assert f"the training loss is not finite at step 8, learning rate {rate:.3g}; " in message
     assert f"the last good checkpoint is {workdir}/checkpoints/ckpt-6" in message
     assert sorted(workdir.rglob("ckpt*")) == before
+
+
+def test_a_finished_model_without_checkpoints_is_not_replaced(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "copy")
+    shutil.rmtree(workdir / "checkpoints")
+    before = (workdir / "model.keras").read_bytes()
+    assert train(workdir) == 1
+    message = capsys.readouterr().err
+    assert "holds a trained model.keras, but no checkpoint to go on from" in message
+    assert (workdir / "model.keras").read_bytes() == before
+
+
+def test_a_damaged_model_of_a_finished_run_is_written_again(trained, tmp_path, capsys):
+    workdir = shutil.copytree(trained, tmp_path / "copy")
+    whole = (workdir / "model.keras").read_bytes()
+    (workdir / "model.keras").write_bytes(whole[:500])
+    assert train(workdir) == 0
+    assert "already trained" not in capsys.readouterr().out
+    assert zipfile.is_zipfile(workdir / "model.keras")
 
 
 def test_a_run_goes_on_before_a_damaged_checkpoint(trained, tmp_path, capsys):

@@ -47,7 +47,10 @@ def test_an_unfinished_run_has_the_averaged_weights_of_its_checkpoint(copied_run
     found = trained.load(copied_run)
     assert_same_weights(found.model.get_weights(), wanted)
     assert found.class_names == DIGITS
-    assert "step 6 (not finished)" in found.origin
+    assert found.origin == f"{copied_run}, step 6"
+    config = copied_run / "config.gin"
+    config.write_text(config.read_text().replace("train.steps = 6", "train.steps = 8"))
+    assert trained.load(copied_run).origin == f"{copied_run}, step 6 (not finished)"
 
 
 def test_the_best_checkpoint(copied_run):
@@ -68,12 +71,32 @@ def test_a_run_that_goes_on_after_its_end(copied_run):
     assert "step 6" in trained.load(copied_run).origin
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(copied_run):
+def test_a_damaged_model_gives_way_to_the_checkpoint(copied_run, capsys):
+    file = copied_run / "model.keras"
+    wanted = weights_of(file)
+    file.write_bytes(file.read_bytes()[:1000])
+    assert_same_weights(trained.load(copied_run).model.get_weights(), wanted)
+    assert "model.keras is damaged; taking the newest checkpoint" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="cannot be loaded as a Keras model: it is damaged"):
+        trained.load(file)
+
+
+def test_an_empty_config_is_told(copied_run):
+    (copied_run / "model.keras").unlink()
+    (copied_run / "config.gin").write_text("")
+    with pytest.raises(ValueError, match=r"config\.gin is empty"):
+        trained.load(copied_run)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(copied_run, capsys):
     (copied_run / "model.keras").unlink()
     newest = copied_run / "checkpoints" / "ckpt-6.data-00000-of-00001"
     newest.write_bytes(newest.read_bytes()[:100])
     found = trained.load(copied_run)
     assert "step 4" in found.origin
+    warning = capsys.readouterr().err
+    assert "warning  " in warning
+    assert "a checkpoint is damaged and passed over, ckpt-6" in warning
     before = copied_run / "checkpoints" / "ckpt-4.data-00000-of-00001"
     before.write_bytes(b"")
     with pytest.raises(ValueError, match="no checkpoint that can be read .*ckpt-6.*ckpt-4"):

@@ -52,6 +52,15 @@ def test_another_model_may_not(tmp_path):
         workdir.check_config(CONFIG.replace("VMoE.num_experts = 8\n", ""))
 
 
+def test_an_empty_config_is_an_error(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.write_config("")
+    workdir.checkpoints.mkdir()
+    (workdir.checkpoints / "ckpt-1.index").touch()
+    with pytest.raises(ValueError, match=r"its config\.gin is empty"):
+        workdir.check_config(CONFIG)
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.model.write_text("old")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,14 @@ def check(json_file: str | None) -> None:
         ValueError: another backend than TensorFlow.
     """
     if json_file is not None:
-        folder = Path(json_file).absolute().parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK) or Path(json_file).is_dir():
-            raise UsageError(f"--json={json_file}: no file can be written there")
+        path = Path(json_file).absolute()
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                can_be = not path.is_dir()
+        except OSError:
+            can_be = False
+        if not can_be:
+            raise UsageError(f"--json={json_file}: no file can be written there; name another")
     import keras
 
     if keras.backend.backend() != "tensorflow":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from keras_vmoe.trainers import command_line, model_flags
+from keras_vmoe.trainers import command_line, gin_config, model_flags
 from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.progress import duration
 
@@ -37,12 +39,14 @@ FIGURES = {
 
 # What a finished run leaves.
 _RUN = ("config.gin", "metrics.jsonl", "model.keras")
+_SPLITS = ("train_split", "eval_split")
 
 _SYNOPSIS = "figures [--workdir=DIR | --model=FILE] [--runs=DIR,DIR...] [options]"
 _TEXT = """
 Draws the figures of V-MoE from a finished run, and from several for those that compare, each as a
 PNG with its data as CSV. Figures that these runs do not allow are left out, and the reason is said.
-Runs are averaged only if their config.gin differs in nothing but train.seed.
+The runs of --runs are of one dataset, and averaged only if their config.gin differs in nothing but
+train.seed.
 
 {figures}
 
@@ -54,6 +58,11 @@ Runs are averaged only if their config.gin differs in nothing but train.seed.
 
 def _flags() -> flags.FlagValues:
     values = model_flags.new_flags()
+    values[
+        "out"
+    ].help = (
+        "The folder of the figures. Default: figures/ in the workdir, beside the model, or here."
+    )
     for name, text in (
         ("runs", "Finished runs to compare, separated by commas."),
         ("only", "The figures to draw, by name, separated by commas."),
@@ -88,8 +97,8 @@ def main(argv: Sequence[str]) -> int:
 
     Raises:
         UsageError: a wrong command line.
-        ValueError: images of other classes than the model's, or runs from which the figures
-            cannot be drawn.
+        ValueError: images of other classes than the model's, runs of different datasets, or runs
+            from which the figures cannot be drawn.
         OSError: a folder that is missing or cannot be written to.
     """
     values = _flags()
@@ -109,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
     # All that can be said of the command line is said before TensorFlow is imported.
     names = _names(values.only, values.skip)
     path, folders = _check_paths(values)
+    _check_dataset(folders)
     out = _out_folder(values, path)
     _check_libraries()
     from keras_vmoe.trainers.figures.inputs import Inputs
@@ -158,13 +168,49 @@ def _finished_run(word: str) -> Path:
     return folder
 
 
+def _check_dataset(folders: Sequence[Path]) -> None:
+    """Refuses runs of different datasets, whose accuracies no figure can compare."""
+    found = [_dataset(folder) for folder in folders]
+    for folder, dataset in zip(folders, found, strict=True):
+        if dataset != found[0]:
+            splits = [name for name in _SPLITS if dataset[name] != found[0][name]]
+            one, other = (_in_words(facts, splits) for facts in (found[0], dataset))
+            raise ValueError(
+                f"--runs: {folders[0]} was trained on {one}, {folder} on {other}; give the runs of "
+                "one dataset"
+            )
+
+
+def _dataset(folder: Path) -> dict[str, str]:
+    """The name and the splits of the data that a run was trained and evaluated on."""
+    bindings = gin_config.bindings((folder / "config.gin").read_text(encoding="utf-8"))
+    function = bindings.get("train.dataset", "@dataset").lstrip("@")
+    facts = {name: bindings.get(f"{function}.{name}", "None") for name in _SPLITS}
+    return {"name": bindings.get(f"{function}.name", function).strip("'\""), **facts}
+
+
+def _in_words(dataset: Mapping[str, str], splits: Sequence[str]) -> str:
+    told = ", ".join(f"{name}={dataset[name]}" for name in splits)
+    return f"{dataset['name']} ({told})" if told else dataset["name"]
+
+
 def _out_folder(values: flags.FlagValues, path: Path | None) -> Path:
     """Where the figures go; it is made when there is something to put there."""
     near = path if values.workdir else path.parent if values.model else Path()
     folder = Path(values.out).expanduser() if values.out else near / "figures"
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise OSError(f"--out={folder} cannot be written to; name another")
+    made = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+    # Only the attempt tells: to root, permissions allow what file systems refuse.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(
+            f"--out={folder} cannot be written to ({error.strerror}); name another --out"
+        ) from error
+    finally:
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
     return folder
 
 

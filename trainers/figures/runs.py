@@ -75,7 +75,7 @@ def tell_apart(
     settings that differ are added, and of the others those without which two configs look alike.
 
     Args:
-        folders: the runs' workdirs.
+        folders: the runs' workdirs, of one dataset.
         runs: their summaries, in the same order.
 
     Returns:
@@ -140,10 +140,10 @@ def _telling(configs: Sequence[Mapping[str, str]], steps: Sequence[int]) -> list
         if name in columns and _parts(steps, columns[name]) == _parts(steps):
             del columns[name]
 
-    def place(name: str) -> tuple[bool, bool, bool, str]:
+    def place(name: str) -> tuple[bool, bool, str]:
         # What only some have follows from another setting: Augment.shift from train.augment.
         rate = name.endswith(".learning_rate")
-        return None in columns[name], name != "dataset.name", not rate, name
+        return None in columns[name], not rate, name
 
     chosen: list[str] = []
     for name in sorted(columns, key=place):

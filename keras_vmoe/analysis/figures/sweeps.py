@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ SWEPT = {
     "num_selected": "choices per token (k)",
     "placement": "sparse blocks",
 }
+# Letters of a line of the legend, and inches of one, that a panel has room for.
+_LETTERS, _LINE = 44, 0.14
 
 
 def swept(runs: Sequence[RunSummary]) -> list[str]:
@@ -68,19 +71,21 @@ def plot_sweeps(runs: Sequence[RunSummary], path: str | Path) -> Figure:
     )
     sparse = [run for run in runs if run.sparse]
     dense = [run.accuracy for run in runs if not run.sparse]
-    figure = canvas.new_figure(1.0 + 3.4 * len(names), 4.2)
-    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     rows = list(_rows(sparse, names))
-    for axis, name in zip(axes, names, strict=True):
-        _draw(axis, [row for row in rows if row["argument"] == name])
+    panels = {name: [row for row in rows if row["argument"] == name] for name in names}
+    lines = max(
+        sum(_wrapped(label).count("\n") + 1 for label in _settings(p)) for p in panels.values()
+    )
+    figure = canvas.new_figure(1.0 + 3.4 * len(names), 3.9 + _LINE * (lines + bool(dense)))
+    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
+    for axis, (name, points) in zip(axes, panels.items(), strict=True):
+        _draw(axis, points)
         if dense:
             label = f"dense: {np.mean(dense):.1%}"
             axis.axhline(100 * np.mean(dense), color="black", linestyle=":", label=label)
         axis.set_xlabel(SWEPT[name], fontsize=9)
-        if axis.get_legend_handles_labels()[1]:
-            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
-            axis.legend(fontsize=7, frameon=False, **place)
     axes[0].set_ylabel("accuracy (%)", fontsize=9)
+    _add_legends(figure, axes)
     figure.suptitle("Accuracy by the shape of the sparse blocks", fontsize=11)
     canvas.save(figure, path, rows)
     return figure
@@ -113,10 +118,30 @@ def _place(run: RunSummary, name: str) -> tuple[float, str]:
     return float(value), str(run.arguments[name])
 
 
+def _settings(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["setting"] for row in rows))
+
+
+def _wrapped(setting: str) -> str:
+    return "\n".join(textwrap.wrap(setting, _LETTERS))
+
+
+def _add_legends(figure: Figure, axes: Sequence[Axes]) -> None:
+    """Puts a legend below each panel, however low the labels of its axis reach."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure.draw_without_rendering()
+    for axis in axes:
+        if axis.get_legend_handles_labels()[1]:
+            inches = (axis.get_tightbbox().y0 - axis.bbox.y0) / figure.dpi
+            below = axis.transAxes + ScaledTranslation(0, inches, figure.dpi_scale_trans)
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+            axis.legend(fontsize=7, frameon=False, labelspacing=0.3, **place)
+
+
 def _draw(axis: Axes, rows: list[dict[str, Any]]) -> None:
     values = list(dict.fromkeys(row["value"] for row in _by_place(rows)))
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    for index, setting in enumerate(settings):
+    for index, setting in enumerate(_settings(rows)):
         line = [row for row in rows if row["setting"] == setting]
         colour = canvas.EIGHT_COLOURS[(5, 4, 2, 6, 0, 1, 7, 3)[index % 8]]
         axis.errorbar(
@@ -128,7 +153,7 @@ def _draw(axis: Axes, rows: list[dict[str, Any]]) -> None:
             markersize=5,
             linewidth=1.2,
             capsize=3,
-            label=setting or None,
+            label=_wrapped(setting) or None,
         )
     axis.set_xticks(range(len(values)), values)
     axis.set_xlim(-0.4, len(values) - 0.6)

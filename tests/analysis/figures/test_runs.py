@@ -1,5 +1,8 @@
 """The figures over several runs."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 
@@ -38,9 +41,9 @@ def test_quality_against_cost(tmp_path):
     figure = figures.plot_quality_cost(runs, path)
     assert len(figure.axes) == 4, "accuracy and the few-shot accuracy that all have"
     flops, seconds = figure.axes[:2]
-    points = {line.get_label(): line for line in flops.lines}
-    np.testing.assert_allclose(points["dense"].get_xydata(), [(2, 80), (3, 79), (8, 90)])
-    np.testing.assert_allclose(points["sparse"].get_xydata(), [(3, 95)])
+    points = {found.get_label(): found[0].get_xydata() for found in flops.containers}
+    np.testing.assert_allclose(points["dense"], [(2, 80), (3, 79), (8, 90)])
+    np.testing.assert_allclose(points["sparse"], [(3, 95)])
     fronts = [line.get_xydata() for line in seconds.lines if line.get_linestyle() == "-"]
     np.testing.assert_allclose(fronts[0], [(1, 80), (200 / 60, 90)])
     assert figure.axes[2].get_xlabel() == "training compute (TFLOPs)"
@@ -52,18 +55,63 @@ def test_quality_against_cost(tmp_path):
     assert found[3] == {
         "run": "moe",
         "kind": "sparse",
+        "runs": 1,
         "seed": 4,
         "params": 1000,
         "train_flops": 3e12,
         "train_seconds": 90,
         "accuracy": 0.95,
+        "standard_error": "",
         "fewshot/1shot": "",
+        "fewshot/1shot/standard_error": "",
         "fewshot/5shot": 0.5,
+        "fewshot/5shot/standard_error": "",
     }
     assert found[0]["fewshot/1shot"] == 0.2
     assert quality_cost._few_shot("fewshot/pets/10shot") == "pets 10-shot accuracy"
     with pytest.raises(ValueError, match="at least two. Received: 1"):
         figures.plot_quality_cost(runs[:1], path)
+
+
+def test_quality_is_the_mean_of_seeds(tmp_path):
+    shots = ({"fewshot/5shot": 0.5}, {"fewshot/5shot": 0.6})
+    runs = [
+        made.run("moe-seed10", True, 0.80, 2e12, 60, 0, shots[0], k=1, name="a"),
+        made.run("moe-seed11", True, 0.84, 2e12, 120, 1, shots[1], k=1, name="b"),
+        made.run("k2", True, 0.90, 3e12, 300, 1, shots[0], k=2),
+        made.run("vit", False, 0.70, 2e12, 60, 1, shots[0]),
+    ]
+    path = tmp_path / "quality.png"
+    figure = figures.plot_quality_cost(runs, path)
+    flops, seconds, shot = figure.axes[:3]
+    sparse_of = {axis: axis.containers[-1] for axis in (flops, seconds, shot)}
+    np.testing.assert_allclose(sparse_of[flops][0].get_xydata(), [(2, 82), (3, 90)])
+    np.testing.assert_allclose(sparse_of[seconds][0].get_xydata(), [(1.5, 82), (5, 90)])
+    np.testing.assert_allclose(sparse_of[shot][0].get_xydata(), [(2, 55), (3, 50)])
+    (bars,) = sparse_of[flops][2]
+    np.testing.assert_allclose(bars.get_segments()[0], [(2, 80), (2, 84)])
+    assert {text.get_text() for text in flops.texts} == {"moe-seed (n=2)", "k2", "vit"}
+    found = made.rows(path)
+    assert [row["runs"] for row in found] == [2, 1, 1]
+    assert (found[0]["run"], found[0]["seed"]) == ("moe-seed10, moe-seed11", "0, 1")
+    assert found[0]["standard_error"] == pytest.approx(0.02)
+    assert found[0]["fewshot/5shot/standard_error"] == pytest.approx(0.05)
+    assert found[0]["train_seconds"] == 90
+
+
+def test_the_legend_of_quality_names_its_lines_and_covers_no_panel(tmp_path):
+    runs = [made.run(str(i), i > 2, 0.8 + i / 99, (1 + i) * 1e12, 60 + i) for i in range(6)]
+    figure = figures.plot_quality_cost(runs, tmp_path / "quality.png")
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "dense",
+        "dense: none as cheap is better",
+        "sparse",
+        "sparse: none as cheap is better",
+    ]
+    for axis in figure.axes:
+        assert axis.get_legend() is None
+        assert legend.get_window_extent().y1 <= axis.get_tightbbox().y0
 
 
 def test_the_frontier_has_no_point_that_another_beats():
@@ -105,6 +153,31 @@ def test_sweeps_have_a_panel_for_each_argument_that_varies(tmp_path):
     assert first["accuracy"] == pytest.approx(0.82)
     assert first["standard_error"] == pytest.approx(0.02)
     assert sum(row["runs"] for row in found) == 2 * 4
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("varied", [("k",), ("experts", "k"), ("experts", "k", "placement")])
+def test_long_labels_of_sweeps_have_room(tmp_path, varied):
+    values = {"k": 2, "experts": 16, "placement": "last_1"}
+    words = "@Compose((@Augment(), @RandAugment(), @RandomErasing(), @ColorJitter()))"
+    runs = [
+        dataclasses.replace(run, arguments={**run.arguments, "augment": text, "rate": number})
+        for run in (sparse("a", 0.8), *(sparse(n, 0.9, **{n: values[n]}) for n in varied))
+        for text, number in ((None, 0.0), (words, 0.001), (words, 0.002))
+    ]
+    figure = figures.plot_sweeps([*runs, made.run("d", False, 0.7)], tmp_path / "sweeps.png")
+    width, height = figure.bbox.size
+    assert len(figure.axes) == len(varied)
+    boxes = [axis.get_legend().get_window_extent() for axis in figure.axes]
+    for axis, box in zip(figure.axes, boxes, strict=True):
+        assert axis.get_window_extent().height > 2.4 * figure.dpi, "not squeezed"
+        assert axis.get_window_extent().width > 2.8 * figure.dpi, "not squeezed"
+        assert box.x0 >= 0
+        assert box.x1 <= width
+        assert 0 <= box.y0 < box.y1 <= axis.xaxis.label.get_window_extent().y0
+    assert all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes))
+    said = " ".join(text.get_text() for text in figure.axes[0].get_legend().get_texts())
+    assert words in said.replace("\n", " "), "nothing is cut off"
 
 
 def test_placements_are_in_the_order_of_their_blocks(tmp_path):
