@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,8 @@ def _seconds(point: _Seeds) -> float:
 def _name(point: _Seeds) -> str:
     """What runs are called together: `run-seed (n=2)` for run-seed0 and run-seed1."""
     names = [run.name for run in point]
-    stem = os.path.commonprefix(names)
+    shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    stem = "".join(letters[0] for letters in shared)
     if len(names) > 1:
         stem = stem.rstrip("0123456789").rstrip("-_.") or names[0]
     if len(stem) > _LONGEST_NAME:

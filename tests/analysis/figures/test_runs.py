@@ -166,14 +166,13 @@ def test_long_labels_of_sweeps_have_room(tmp_path, varied):
         for text, number in ((None, 0.0), (words, 0.001), (words, 0.002))
     ]
     figure = figures.plot_sweeps([*runs, made.run("d", False, 0.7)], tmp_path / "sweeps.png")
-    width, height = figure.bbox.size
     assert len(figure.axes) == len(varied)
     boxes = [axis.get_legend().get_window_extent() for axis in figure.axes]
     for axis, box in zip(figure.axes, boxes, strict=True):
         assert axis.get_window_extent().height > 2.4 * figure.dpi, "not squeezed"
         assert axis.get_window_extent().width > 2.8 * figure.dpi, "not squeezed"
         assert box.x0 >= 0
-        assert box.x1 <= width
+        assert box.x1 <= figure.bbox.width
         assert 0 <= box.y0 < box.y1 <= axis.xaxis.label.get_window_extent().y0
     assert all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes))
     said = " ".join(text.get_text() for text in figure.axes[0].get_legend().get_texts())
