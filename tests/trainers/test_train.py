@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_vmoe.models import moe_layers
 from keras_vmoe.trainers import optimizers, stopping
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.trainers.tiny import train
@@ -183,6 +184,15 @@ def test_a_diverged_run_stops_before_it_saves(trained, tmp_path, capsys):
     assert f"the training loss is not finite at step 8, learning rate {rate:.3g}; " in message
     assert f"the last good checkpoint is {workdir}/checkpoints/ckpt-6" in message
     assert sorted(workdir.rglob("ckpt*")) == before
+
+
+@pytest.mark.slow
+def test_mixed_precision_is_an_argument_of_the_model(tmp_path):
+    assert train(tmp_path, "VMoE.dtype='mixed_bfloat16'") == 0
+    model = keras.models.load_model(tmp_path / "model.keras").model
+    assert {layer.dtype_policy.name for layer in moe_layers(model)} == {"mixed_bfloat16"}
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert model.output.dtype == "float32"
 
 
 def test_a_finished_model_without_checkpoints_is_not_replaced(trained, tmp_path, capsys):
