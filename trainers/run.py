@@ -65,6 +65,8 @@ class Run:
         self._channels = config.channels or self.source.image_shape[-1]
         with self._strategy.scope():
             self.model, self._optimizer = self._build()
+        if replicas > 1:
+            strategies.separate_noise(self.model)
         self.config_text = gin_config.operative()
         self.changes = self._chief.check_config(self.config_text)
         # Evaluation is padded: the replicas get whole shares of what is there.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
 from collections.abc import Callable
 
+import keras
 import tensorflow as tf
 
 from keras_vmoe.trainers.config import DISTRIBUTIONS, MESH, MIRRORED, MULTI_WORKER, ONE_DEVICE, TPU
+
+# Between the seeds of two replicas: odd, so that no two of 2^32 are the same.
+_APART = 2654435761
 
 _NO_CLUSTER = (
     "train.distribution='multi_worker' needs the environment variable TF_CONFIG in every process, "
@@ -180,3 +185,28 @@ def check_agreement(strategy: tf.distribute.Strategy, step: int) -> None:
             f"this worker goes on from step {step}, others from another one (the mean is "
             f"{first / count:g}): --workdir must be one folder that all workers see"
         )
+
+
+def separate_noise(model: keras.Model) -> None:
+    """Makes each replica draw noise and dropout masks of its own.
+
+    The states of Keras' seed generators are the same on all replicas, and so would be their draws.
+    The first replica's stay what they are without a strategy.
+
+    Args:
+        model: a built model.
+    """
+    for layer in model._flatten_layers():
+        for generator in layer._seed_generators:
+            generator.next = functools.partial(_next_of_replica, type(generator).next, generator)
+
+
+def _next_of_replica(
+    draw: Callable[..., tf.Tensor], generator: keras.random.SeedGenerator, ordered: bool = True
+) -> tf.Tensor:
+    seed = draw(generator, ordered)
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return seed
+    number = tf.cast(context.replica_id_in_sync_group, tf.int64) * _APART
+    return seed + tf.cast(tf.stack([number % 2**32, 0]), seed.dtype)

@@ -79,6 +79,55 @@ def test_a_run_on_replicas_resumes_with_its_noise(tmp_path):
     assert_same_losses(again, whole, rtol=1e-6)
 
 
+NOISES = """
+import keras
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from keras_vmoe import models
+from keras_vmoe.trainers import strategies
+
+SIZES = {"image_size": 16, "patch_size": 8, "width": 8, "mlp_dim": 8, "num_heads": 2}
+PARTS = {"num_layers": 1, "placement": (0,), "num_experts": 4, "num_classes": 3}
+OPTIONS = {"dropout_rate": 0.5, "head_kernel_initializer": "glorot_uniform", **SIZES, **PARTS}
+
+
+def draws(name):
+    keras.utils.set_random_seed(1)
+    strategy = strategies.make_strategy(name)
+    with strategy.scope():
+        model = models.VMoE(**OPTIONS)
+    if strategy.num_replicas_in_sync > 1:
+        strategies.separate_noise(model)
+    images = tf.ones((2, 16, 16, 3))
+    step = tf.function(lambda: strategy.run(lambda: model(images, training=True)), autograph=False)
+    return [[np.array(x) for x in strategy.experimental_local_results(step())] for _ in range(2)]
+
+
+(one,), (later,) = draws("one_device")
+(first, second), (third, fourth) = draws("mirrored")
+np.testing.assert_allclose(first, one, atol=1e-5)
+np.testing.assert_allclose(third, later, atol=1e-5)
+for a, b in ((first, second), (third, fourth), (first, third), (second, fourth), (second, third)):
+    assert np.abs(a - b).max() > 1e-3
+print("apart")
+"""
+
+
+def test_each_replica_has_noise_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-c", NOISES],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=MOST_SECONDS,
+        check=False,
+    )
+    assert done.stdout.split()[-1:] == ["apart"], done.stderr[-2000:]
+
+
 def cluster(workdir, *bindings):
     """Starts two processes that train together."""
     sockets = [socket.socket() for _ in range(2)]
