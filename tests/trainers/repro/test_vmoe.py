@@ -36,9 +36,10 @@ def test_it_trains_measures_and_judges(tmp_path, capsys):
     assert found["seeds"] == [0, 1]
     kinds = ("dense", "sparse", "vanilla", "priority")
     assert {kind: len(v) for kind, v in found["accuracy"].items()} == dict.fromkeys(kinds, 2)
-    # One choice a token: the router alone is more than what the dense twin does.
+    # One choice a token: the router alone is more than what the dense twin does. In so small a
+    # model it is more than what C=0.8 saves.
     macs = [found["training_macs"][kind] for kind in kinds]
-    assert macs[3] < macs[0] < macs[1] == macs[2] < 1.1 * macs[0]
+    assert macs[0] < macs[3] < macs[1] == macs[2] < 1.1 * macs[0]
     assert len(found["sweep"]) == 2 * 2 * len(vmoe.CAPACITY_FACTORS)
     for row in found["sweep"]:
         # Ten percent is the price of whole slots in so small a set.
