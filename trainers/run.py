@@ -55,6 +55,7 @@ class Run:
         # Before anything else of TensorFlow.
         self._mesh = meshed.make_mesh(config.mesh) if config.mesh else None
         self._strategy = strategies.make_strategy(config.distribution, config.tpu)
+        stop.listen_again()
         replicas = self._strategy.num_replicas_in_sync
         strategies.check_batch_size("batch_size", config.batch_size, replicas)
         keras.utils.set_random_seed(config.seed)

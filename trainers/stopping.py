@@ -46,6 +46,11 @@ class StopSignal:
     def __exit__(self, *_: object) -> None:
         self._restore()
 
+    def listen_again(self) -> None:
+        """Takes the signals back from TensorFlow, which takes SIGTERM to itself in a cluster."""
+        for number in self._former:
+            signal.signal(number, self._handle)
+
     @property
     def received(self) -> int:
         """The number of the signal that has come; 0 before one has."""
