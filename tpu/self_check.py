@@ -74,16 +74,9 @@ def versions() -> str:
 
 def make_strategy(tpu: str | None) -> tf.distribute.Strategy:
     """Returns TPUStrategy on a TPU, or else the strategy of the one GPU or CPU."""
-    import tensorflow as tf
+    from keras_vmoe.trainers import strategies
 
-    if tpu is None:
-        gpus = tf.config.list_physical_devices("GPU")
-        return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
-    if tpu != "local":
-        tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
-    return tf.distribute.TPUStrategy(resolver)
+    return strategies.make_strategy("one_device" if tpu is None else "tpu", tpu)
 
 
 def devices(strategy: tf.distribute.Strategy) -> str:
