@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import keras
@@ -31,13 +32,15 @@ def averaged_weights(
     # Keras' SwapEMAWeights callback reads the averages from here too.
     averages = optimizer._model_variables_moving_average
     pairs = list(zip(model.trainable_variables, averages, strict=True))
-    swap = _swap if mesh is None else mesh.function(lambda: _swap_on_mesh(pairs))
-    arguments = (pairs,) if mesh is None else ()
-    swap(*arguments)
+    if mesh is None:
+        swap = functools.partial(_swap, pairs)
+    else:
+        swap = mesh.function(functools.partial(_swap_on_mesh, pairs))
+    swap()
     try:
         yield
     finally:
-        swap(*arguments)
+        swap()
 
 
 def _swap_on_mesh(pairs: list[tuple[keras.Variable, keras.Variable]]) -> None:

@@ -213,11 +213,6 @@ class Draws:
         labels = labels if self.rows is None else self.labels
         return evaluation.FewShotData(features, labels, *test, self.source.class_names, self.rows)
 
-    @property
-    def fewest(self) -> int:
-        """The training images of the smallest class."""
-        return int(np.bincount(self.labels, minlength=self.source.num_classes).min())
-
     def notice(self) -> str | None:
         """Tells of classes that are smaller than a draw; `None` where there are none."""
         counts = np.bincount(self.labels, minlength=self.source.num_classes)
@@ -226,7 +221,7 @@ class Draws:
             return None
         return (
             f"few-shot transfer to {self.source.name}: {small} of {len(counts)} classes have fewer "
-            f"than {max(self.shots)} training images, the smallest {self.fewest}; all of theirs "
+            f"than {max(self.shots)} training images, the smallest {counts.min()}; all of theirs "
             "are taken"
         )
 

@@ -97,15 +97,7 @@ class Run:
             warn=errors.warn,
             restore_from=self._chief.checkpoints,
         )
-        self.first_step = self.checkpoints.restore()
-        if not self.first_step and self._chief.model.exists():
-            raise ValueError(
-                f"--workdir={self._chief.path} holds a trained model.keras, but no checkpoint to "
-                "go on from, and training anew would replace it; use another --workdir, or remove "
-                "this one"
-            )
-        if self.loop.several_processes:
-            strategies.check_agreement(self._strategy, self.first_step)
+        self.first_step = self._restore()
         self.transfer: checkpoints.Transfer | None = None
         if config.init_from and not self.first_step:
             model = self._model_here()
@@ -113,6 +105,19 @@ class Run:
             if self._mesh is not None:
                 meshed.copy_to_mesh(model, self.model, self._mesh)
         self.loop.feed(self._distribute(self._training_batches, config.batch_size))
+
+    def _restore(self) -> int:
+        """Returns the step of the checkpoint to go on from; 0 where there is none."""
+        step = self.checkpoints.restore()
+        if not step and self._chief.model.exists():
+            raise ValueError(
+                f"--workdir={self._chief.path} holds a trained model.keras, but no checkpoint to "
+                "go on from, and training anew would replace it; use another --workdir, or remove "
+                "this one"
+            )
+        if self.loop.several_processes:
+            strategies.check_agreement(self._strategy, step)
+        return step
 
     @property
     def step(self) -> int:
