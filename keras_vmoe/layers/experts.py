@@ -12,15 +12,19 @@ from keras_vmoe.ops.validation import require, require_fraction, require_positiv
 
 
 class _Stacked:
-    """An initializer of `[e, ...]` weights from one of `[...]`: e draws, or one draw repeated."""
+    """An initializer of `[e, ...]` weights from one of `[...]`: e draws, or one draw repeated.
 
-    def __init__(self, initializer: Any, count: int, shared: bool) -> None:
+    `place` counts the weights that the same initializer draws: each gets numbers of its own.
+    """
+
+    def __init__(self, initializer: Any, count: int, shared: bool, place: int) -> None:
         self.shared = shared
-        # A copy per expert: an initializer gives the same numbers at every call.
-        self._draws = [initializer if shared else initializer.clone() for _ in range(count)]
-        for i, draw in enumerate([] if shared else self._draws):
+        # A copy per draw: an initializer gives the same numbers at every call, and a copy of one
+        # whose seed was given gives them too.
+        self._draws = [initializer.clone() for _ in range(1 if shared else count)]
+        for i, draw in enumerate(self._draws):
             if isinstance(getattr(draw, "seed", None), int):
-                draw.seed = draw.seed + i
+                draw.seed = draw.seed + place * count + i
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
         return self.part(shape, 0, shape[0], dtype)
@@ -108,12 +112,12 @@ class ExpertMLP(keras.layers.Layer):
         )
         e, h = self.num_experts, self.hidden_dim
         shapes = {"hidden": (width, h), "output": (h, width)}
-        for name, (inner, outer) in shapes.items():
+        for place, (name, (inner, outer)) in enumerate(shapes.items()):
             for part, shape, initializer in (
                 ("kernel", (e, inner, outer), self.kernel_initializer),
                 ("bias", (e, outer), self.bias_initializer),
             ):
-                stacked = _Stacked(initializer, e, self.shared_init)
+                stacked = _Stacked(initializer, e, self.shared_init, place)
                 weight = self.add_weight(name=f"{name}_{part}", shape=shape, initializer=stacked)
                 setattr(self, f"{name}_{part}", weight)
 

@@ -54,6 +54,20 @@ def test_initial_weights_are_shared_or_not(seed):
             assert not any(differ) if shared else all(differ)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("seed", [None, 7])
+def test_the_two_kernels_of_an_expert_have_draws_of_their_own(shared, seed):
+    initializer = keras.initializers.GlorotUniform(seed)
+    experts = layers.ExpertMLP(4, 64, shared_init=shared, kernel_initializer=initializer)
+    experts.build((None, 64))
+    hidden, output = np.asarray(experts.hidden_kernel), np.asarray(experts.output_kernel)
+    for one in hidden:
+        for other in output:
+            # 4,096 numbers each: independent ones correlate by about 1/64.
+            assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
+    assert not np.array_equal(*(np.asarray(b) for b in (experts.hidden_bias, experts.output_bias)))
+
+
 def test_the_expert_axis_does_not_enter_the_fan():
     experts = layers.ExpertMLP(64, 32, shared_init=False)
     experts.build((None, 16))
