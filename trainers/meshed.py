@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution
-from keras_vmoe.distribution.mesh import parse_sizes
+from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.trainers.loop import Batch, ClassificationLoop
 
 

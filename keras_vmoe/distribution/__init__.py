@@ -1,8 +1,11 @@
 """Expert parallelism: a mesh of devices, where variables lie on it, and a training step.
 
-It needs the TensorFlow backend; on JAX, `keras.distribution` does the same.
+`Mesh` and `TrainStep` are of the TensorFlow backend, by DTensor; `JaxMesh` and `JaxTrainStep` of
+the JAX backend, by `keras.distribution`. Models, optimizers and rules are placed alike on both.
 """
 
+from keras_vmoe.distribution.jax_mesh import JaxMesh as JaxMesh
+from keras_vmoe.distribution.jax_training import JaxTrainStep as JaxTrainStep
 from keras_vmoe.distribution.mesh import Mesh as Mesh
 from keras_vmoe.distribution.mesh import virtual_cpus as virtual_cpus
 from keras_vmoe.distribution.placement import build_model as build_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,9 +13,10 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from keras_vmoe import ops
+from keras_vmoe.distribution import storage
+from keras_vmoe.distribution.grid import Grid, require_axes
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
-AXES = ("batch", "expert")
 DEVICE_TYPES = ("CPU", "GPU", "TPU")
 
 # With this pass of DTensor, an optimizer reads moments from before their update: wrong, and
@@ -52,7 +53,7 @@ def virtual_cpus(count: int) -> None:
             ) from error
 
 
-class Mesh:
+class Mesh(Grid):
     """Devices in a grid: images are split over one axis, experts over the other.
 
     Images (and the groups that they are routed in) are split over the `batch` axis, and every
@@ -94,42 +95,17 @@ class Mesh:
         device_type: str | None = None,
         devices: Sequence[str] | None = None,
     ) -> None:
-        require_positive_int("batch", batch)
-        require_positive_int("expert", expert)
+        super().__init__(batch, expert)
         if (backend := keras.backend.backend()) != "tensorflow":
             raise RuntimeError(
-                f"a Mesh needs the TensorFlow backend, this is {backend!r}; use keras.distribution"
+                f"a Mesh needs the TensorFlow backend, this is {backend!r}; JAX has JaxMesh"
             )
         kind = (device_type or dtensor.preferred_device_type()).upper()
         require_choice("device_type", kind, DEVICE_TYPES)
-        self.batch, self.expert, self.device_type = batch, expert, kind
+        self.device_type = kind
         _require_devices(self, devices)
         os.environ[COMBINE_ALL_REDUCES] = "0"
         self.dtensor = _grid(self, devices)
-
-    @classmethod
-    def parse(cls, text: str, device_type: str | None = None) -> Mesh:
-        """A mesh from the words of a command line.
-
-        Args:
-            text: `"batch:2,expert:4"`, or one of the two; what is left out is 1.
-            device_type: as of the class.
-
-        Raises:
-            ValueError: anything else.
-
-        Example:
-
-        >>> from keras_vmoe import distribution
-        >>> distribution.Mesh.parse("expert:1", device_type="CPU")
-        Mesh(batch=1, expert=1)
-        """
-        return cls(**parse_sizes(text), device_type=device_type)
-
-    @property
-    def size(self) -> int:
-        """The number of devices."""
-        return self.batch * self.expert
 
     @property
     def batch_axis(self) -> str:
@@ -158,15 +134,9 @@ class Mesh:
         Raises:
             ValueError: an unknown axis, or more axes than the rank.
         """
-        require(
-            len(axes) <= rank, f"axes must be at most rank={rank} many. Received: axes={axes!r}"
-        )
+        require_axes(rank, axes)
         names: list[str] = []
         for axis in axes:
-            require(
-                axis is None or axis in AXES,
-                f"axes must be 'batch', 'expert' or None. Received: {axis!r} in axes={axes!r}",
-            )
             name = self.batch_axis if axis == "batch" else axis
             names.append(dtensor.UNSHARDED if name is None or name in names else name)
         return dtensor.Layout(names + [dtensor.UNSHARDED] * (rank - len(names)), self.dtensor)
@@ -238,21 +208,6 @@ class Mesh:
         layout = self.layout(value.ndim, ("batch",))
         return dtensor.pack([tf.constant(parts[p[self.batch_axis]]) for p in places], layout)
 
-    def require_batch(self, count: int, name: str, parts: int | None = None) -> None:
-        """Raises a `ValueError` unless a number of images or groups can be split evenly.
-
-        Args:
-            count: images or groups.
-            name: what they are, for the message.
-            parts: of the mesh; `None` takes those of the whole mesh.
-        """
-        parts = self.batch_parts if parts is None else parts
-        require(
-            count > 0 and count % parts == 0,
-            f"{name} must be a multiple of {parts}, the devices of {self} that images are split "
-            f"over. Received: {count}",
-        )
-
     def gather(self, tensor: Any) -> np.ndarray:
         """The whole of a tensor, from all devices of the mesh.
 
@@ -265,31 +220,75 @@ class Mesh:
             whole = dtensor.relayout(tf.identity(tensor), self.layout(len(tensor.shape)))
         return dtensor.unpack(whole)[0].numpy()
 
-    def __repr__(self) -> str:
-        return f"Mesh(batch={self.batch}, expert={self.expert})"
+    def place(self, variable: keras.Variable, axes: Sequence[str | None]) -> None:
+        """Moves a variable to the mesh; one without a value is made there, part by part.
 
+        Args:
+            variable: a Keras variable, with a value or without one yet.
+            axes: as of `layout`.
 
-def parse_sizes(text: str) -> dict[str, int]:
-    """The sizes in `"batch:2,expert:4"`.
-
-    Raises:
-        ValueError: an unknown or repeated axis, or a size that is no whole number above 0.
-
-    Example:
-
-    >>> parse_sizes("batch:2,expert:4")
-    {'batch': 2, 'expert': 4}
-    """
-    sizes: dict[str, int] = {}
-    for word in text.split(","):
-        name, _, size = (part.strip() for part in word.partition(":"))
-        require(
-            name in AXES and name not in sizes and size.isdecimal() and int(size) > 0,
-            "mesh must be sizes of 'batch' and 'expert', such as 'batch:2,expert:4'. "
-            f"Received: {word.strip()!r} in mesh={text!r}",
+        Raises:
+            ValueError: a variable that was placed otherwise before.
+        """
+        layout = self.layout(len(variable.shape), axes)
+        initializer = storage.initializer_of(variable)
+        if initializer is not None:
+            part_of = storage.parts_of(initializer, variable)
+        elif not isinstance(variable.value, dtensor.DVariable):
+            part_of = storage.slices_of(keras.ops.convert_to_numpy(variable.value))
+        elif variable.value.layout == layout:
+            return
+        else:
+            raise ValueError(
+                f"{variable.path} lies on a mesh already, otherwise than it should now: a model "
+                "is placed once, by one list of rules"
+            )
+        value = _packed(variable, layout, part_of)
+        storage.set_storage(
+            variable, dtensor.DVariable(value, trainable=variable.trainable, name=variable.name)
         )
-        sizes[name] = int(size)
-    return sizes
+
+    def assign(self, variable: keras.Variable, value: np.ndarray) -> None:
+        """Gives a variable on the mesh another value of its shape, each device its part alone."""
+        packed = _packed(variable, variable.value.layout, storage.slices_of(value))
+        with dtensor.default_mesh(self.dtensor):
+            variable.value.assign(packed)
+
+    def shards(self, variable: keras.Variable) -> list[tf.Tensor]:
+        """What this process' devices hold of a variable, in the order of the mesh."""
+        with dtensor.default_mesh(self.dtensor):
+            return list(dtensor.unpack(variable.value.read_value()))
+
+
+def _packed(
+    variable: keras.Variable,
+    layout: dtensor.Layout,
+    part_of: Callable[[storage.Borders], Any],
+) -> tf.Tensor:
+    """A tensor on the mesh; the host holds one part of it at a time."""
+    devices = layout.mesh.local_devices()
+    owners: dict[storage.Borders, list[int]] = {}
+    for i, where in enumerate(layout.mesh.local_device_locations()):
+        owners.setdefault(_borders(tuple(variable.shape), layout, where), []).append(i)
+    tensors: list[Any] = [None] * len(devices)
+    for borders, indices in owners.items():
+        part = tf.cast(part_of(borders), variable.dtype)
+        for i in indices:
+            with tf.device(devices[i]):
+                tensors[i] = tf.identity(part)
+    return dtensor.pack(tensors, layout)
+
+
+def _borders(
+    shape: tuple[int, ...], layout: dtensor.Layout, where: dict[str, int]
+) -> storage.Borders:
+    """What a device has of a variable."""
+    borders = []
+    for size, name in zip(shape, layout.sharding_specs, strict=True):
+        parts = 1 if name == dtensor.UNSHARDED else layout.mesh.dim_size(name)
+        first = 0 if name == dtensor.UNSHARDED else where[name] * (size // parts)
+        borders.append((first, first + size // parts))
+    return tuple(borders)
 
 
 def _require_devices(mesh: Mesh, devices: Sequence[str] | None) -> None:
@@ -307,10 +306,8 @@ def _require_devices(mesh: Mesh, devices: Sequence[str] | None) -> None:
 
 
 def _grid(mesh: Mesh, devices: Sequence[str] | None) -> dtensor.Mesh:
-    sizes: Mapping[str, int] = {"batch": mesh.batch, "expert": mesh.expert}
+    sizes = [("batch", mesh.batch), ("expert", mesh.expert)]
     names = None if devices is None else list(devices)
     if dtensor.num_clients() == 1 and mesh.device_type != "TPU":
-        return dtensor.create_mesh(list(sizes.items()), devices=names, device_type=mesh.device_type)
-    return dtensor.create_distributed_mesh(
-        list(sizes.items()), local_devices=names, device_type=mesh.device_type
-    )
+        return dtensor.create_mesh(sizes, devices=names, device_type=mesh.device_type)
+    return dtensor.create_distributed_mesh(sizes, local_devices=names, device_type=mesh.device_type)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import keras
 
-from keras_vmoe.distribution.mesh import Mesh
 from keras_vmoe.distribution.rules import EXPERT_RULES, Axes, Rule, axes_of
-from keras_vmoe.distribution.storage import place, unallocated
+from keras_vmoe.distribution.storage import unallocated
 from keras_vmoe.layers.experts import ExpertMLP
 from keras_vmoe.models import moe_layers
 from keras_vmoe.ops.validation import require
 
+if TYPE_CHECKING:
+    from keras_vmoe.distribution.storage import AnyMesh
+
 
 def build_model(
-    make: Callable[[], keras.Model], mesh: Mesh, rules: Sequence[Rule] = EXPERT_RULES
+    make: Callable[[], keras.Model], mesh: AnyMesh, rules: Sequence[Rule] = EXPERT_RULES
 ) -> keras.Model:
     """Makes a model whose weights are born on the mesh: no device ever holds all experts.
 
@@ -50,7 +53,7 @@ def build_model(
     return model
 
 
-def place_model(model: keras.Model, mesh: Mesh, rules: Sequence[Rule] = EXPERT_RULES) -> None:
+def place_model(model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] = EXPERT_RULES) -> None:
     """Moves a built model to the mesh, with its metrics; values stay as they are.
 
     Args:
@@ -68,11 +71,27 @@ def place_model(model: keras.Model, mesh: Mesh, rules: Sequence[Rule] = EXPERT_R
             f"dispatch of {layer.name!r} must be 'auto' or 'einsum' on a mesh: the others scatter, "
             f"where DTensor loses the split. Received: dispatch={layer.dispatch!r}",
         )
+    for variable, axes in model_axes(model, mesh, rules):
+        mesh.place(variable, axes)
+    place_metrics(model.metrics, mesh)
+
+
+def model_axes(
+    model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] = EXPERT_RULES
+) -> list[tuple[keras.Variable, Axes]]:
+    """The variables of a model, each with the axes that it is split along.
+
+    Args:
+        model: a built model.
+        mesh: where it lies or will lie.
+        rules: see `rules.axes_of`.
+
+    Raises:
+        ValueError: rules that do not fit model and mesh.
+    """
     variables = model.variables
     axes = axes_of(variables, mesh, rules, _expert_variables(model))
-    for variable, along in zip(variables, axes, strict=True):
-        place(variable, mesh, along)
-    place_metrics(model.metrics, mesh)
+    return list(zip(variables, axes, strict=True))
 
 
 def _expert_variables(model: keras.Model) -> set[int]:
@@ -80,7 +99,7 @@ def _expert_variables(model: keras.Model) -> set[int]:
     return {id(variable) for layer in layers for variable in layer.weights}
 
 
-def place_metrics(metrics: Iterable[keras.metrics.Metric], mesh: Mesh) -> None:
+def place_metrics(metrics: Iterable[keras.metrics.Metric], mesh: AnyMesh) -> None:
     """Moves the state of metrics to the mesh, where every device has it.
 
     Args:
@@ -89,13 +108,13 @@ def place_metrics(metrics: Iterable[keras.metrics.Metric], mesh: Mesh) -> None:
     """
     for metric in metrics:
         for variable in metric.variables:
-            place(variable, mesh, ())
+            mesh.place(variable, ())
 
 
 def build_optimizer(
     optimizer: keras.optimizers.Optimizer,
     model: keras.Model,
-    mesh: Mesh,
+    mesh: AnyMesh,
     rules: Sequence[Rule] = EXPERT_RULES,
 ) -> keras.optimizers.Optimizer:
     """Builds an optimizer for a model on the mesh: its slots are split as their variables are.
@@ -133,7 +152,7 @@ def build_optimizer(
 def place_optimizer(
     optimizer: keras.optimizers.Optimizer,
     model: keras.Model,
-    mesh: Mesh,
+    mesh: AnyMesh,
     rules: Sequence[Rule] = EXPERT_RULES,
 ) -> None:
     """Moves the slots of an optimizer to the mesh.
@@ -144,6 +163,24 @@ def place_optimizer(
         mesh: where it is.
         rules: those that the model was placed by.
     """
+    for slot, axes in slot_axes(optimizer, model, mesh, rules):
+        mesh.place(slot, axes)
+
+
+def slot_axes(
+    optimizer: keras.optimizers.Optimizer,
+    model: keras.Model,
+    mesh: AnyMesh,
+    rules: Sequence[Rule] = EXPERT_RULES,
+) -> list[tuple[keras.Variable, Axes]]:
+    """The variables of a built optimizer, each with the axes that it is split along.
+
+    Args:
+        optimizer: a built one.
+        model: whose variables it trains.
+        mesh: where both lie or will lie.
+        rules: of the model.
+    """
     # Keras names a slot after the path of its variable.
     by_prefix = {
         variable.path.replace("/", "_") + "_": (variable, axes)
@@ -151,8 +188,7 @@ def place_optimizer(
             model.variables, axes_of(model.variables, mesh, rules), strict=True
         )
     }
-    for slot in optimizer.variables:
-        place(slot, mesh, _slot_axes(slot, by_prefix))
+    return [(slot, _slot_axes(slot, by_prefix)) for slot in optimizer.variables]
 
 
 def _slot_axes(slot: keras.Variable, by_prefix: dict[str, tuple[keras.Variable, Axes]]) -> Axes:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import keras
 
-from keras_vmoe.distribution.mesh import AXES, Mesh
+from keras_vmoe.distribution.grid import AXES, Grid
 from keras_vmoe.ops.validation import require
 
 Axes = tuple[str | None, ...]
@@ -19,7 +19,7 @@ EXPERT_RULES: tuple[Rule, ...] = ((r"experts/(hidden|output)_(kernel|bias)$", ("
 
 def axes_of(
     variables: Sequence[keras.Variable],
-    mesh: Mesh,
+    mesh: Grid,
     rules: Sequence[Rule] = EXPERT_RULES,
     experts: Collection[int] = (),
 ) -> list[Axes]:
@@ -77,14 +77,14 @@ def _first_match(path: str, rules: Sequence[Rule]) -> Axes:
     return next((tuple(axes) for pattern, axes in rules if re.search(pattern, path)), ())
 
 
-def _require_divides(variable: keras.Variable, axes: Axes, mesh: Mesh) -> None:
+def _require_divides(variable: keras.Variable, axes: Axes, mesh: Grid) -> None:
     shape = tuple(variable.shape)
     require(
         len(axes) <= len(shape),
         f"rules give {variable.path} the axes {axes}, but its shape is {shape}",
     )
     for axis, size in zip(axes, shape, strict=False):
-        parts = 1 if axis is None else mesh.dtensor.dim_size(axis)
+        parts = 1 if axis is None else mesh.devices_along(axis)
         require(
             size % parts == 0,
             f"{axis}={parts} of {mesh} must divide the {size} parts of {variable.path}, of shape "

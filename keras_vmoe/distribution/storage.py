@@ -6,17 +6,20 @@ What leans on private parts of Keras 3.15 is the first three functions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras.src.backend.common import global_state
-from tensorflow.experimental import dtensor
 
-from keras_vmoe.distribution.mesh import Mesh
 from keras_vmoe.ops.validation import require
+
+if TYPE_CHECKING:
+    from keras_vmoe.distribution.jax_mesh import JaxMesh
+    from keras_vmoe.distribution.mesh import Mesh
+
+    AnyMesh = Mesh | JaxMesh
 
 # The first index and the one after the last, along each axis of a variable.
 Borders = tuple[tuple[int, int], ...]
@@ -41,7 +44,7 @@ def unallocated() -> Iterator[None]:
         global_state.set_global_attribute("uninitialized_variables", before)
 
 
-def set_storage(variable: keras.Variable, value: dtensor.DVariable) -> None:
+def set_storage(variable: keras.Variable, value: Any) -> None:
     """Gives a Keras variable another storage: the swap that all of mesh mode rests on.
 
     Raises:
@@ -60,37 +63,7 @@ def initializer_of(variable: keras.Variable) -> Callable[..., Any] | None:
     return variable._initializer if variable._value is None else None
 
 
-def place(variable: keras.Variable, mesh: Mesh, axes: Sequence[str | None]) -> None:
-    """Moves a variable to the mesh; one without a value is made there, part by part.
-
-    Args:
-        variable: a Keras variable, with a value or without one yet.
-        mesh: where it goes to.
-        axes: as of `Mesh.layout`.
-
-    Raises:
-        ValueError: a variable that was placed otherwise before.
-    """
-    layout = mesh.layout(len(variable.shape), axes)
-    initializer = initializer_of(variable)
-    if initializer is not None:
-        part_of = _parts_of(initializer, variable)
-    elif not isinstance(variable.value, dtensor.DVariable):
-        part_of = _slices_of(keras.ops.convert_to_numpy(variable.value))
-    elif variable.value.layout == layout:
-        return
-    else:
-        raise ValueError(
-            f"{variable.path} lies on a mesh already, otherwise than it should now: a model is "
-            "placed once, by one list of rules"
-        )
-    value = _packed(variable, layout, part_of)
-    set_storage(
-        variable, dtensor.DVariable(value, trainable=variable.trainable, name=variable.name)
-    )
-
-
-def assign(variable: keras.Variable, value: Any, mesh: Mesh) -> None:
+def assign(variable: keras.Variable, value: Any, mesh: AnyMesh) -> None:
     """Gives a variable on the mesh another value; each device gets its part alone.
 
     Args:
@@ -118,45 +91,14 @@ def assign(variable: keras.Variable, value: Any, mesh: Mesh) -> None:
         f"value must have shape {tuple(variable.shape)}, that of {variable.path}. "
         f"Received: {value.shape}",
     )
-    packed = _packed(variable, variable.value.layout, _slices_of(value))
-    with dtensor.default_mesh(mesh.dtensor):
-        variable.value.assign(packed)
+    mesh.assign(variable, value)
 
 
-def _packed(
-    variable: keras.Variable, layout: dtensor.Layout, part_of: Callable[[Borders], Any]
-) -> tf.Tensor:
-    """A tensor on the mesh; the host holds one part of it at a time."""
-    devices = layout.mesh.local_devices()
-    owners: dict[Borders, list[int]] = {}
-    for i, where in enumerate(layout.mesh.local_device_locations()):
-        owners.setdefault(_borders(tuple(variable.shape), layout, where), []).append(i)
-    tensors: list[Any] = [None] * len(devices)
-    for borders, indices in owners.items():
-        part = tf.cast(part_of(borders), variable.dtype)
-        for i in indices:
-            with tf.device(devices[i]):
-                tensors[i] = tf.identity(part)
-    return dtensor.pack(tensors, layout)
-
-
-def _borders(shape: tuple[int, ...], layout: dtensor.Layout, where: dict[str, int]) -> Borders:
-    """What a device has of a variable."""
-    borders = []
-    for size, name in zip(shape, layout.sharding_specs, strict=True):
-        parts = 1 if name == dtensor.UNSHARDED else layout.mesh.dim_size(name)
-        first = 0 if name == dtensor.UNSHARDED else where[name] * (size // parts)
-        borders.append((first, first + size // parts))
-    return tuple(borders)
-
-
-def _slices_of(whole: np.ndarray) -> Callable[[Borders], Any]:
+def slices_of(whole: np.ndarray) -> Callable[[Borders], Any]:
     return lambda borders: whole[tuple(slice(*border) for border in borders)]
 
 
-def _parts_of(
-    initializer: Callable[..., Any], variable: keras.Variable
-) -> Callable[[Borders], Any]:
+def parts_of(initializer: Callable[..., Any], variable: keras.Variable) -> Callable[[Borders], Any]:
     """A function that draws a part of a variable's first value."""
     shape = tuple(variable.shape)
 
@@ -169,12 +111,12 @@ def _parts_of(
             return initializer.part(shape, *borders[0], dtype=variable.dtype)
         # An initializer that knows no parts: the host holds the whole for a moment.
         whole = initializer(shape, dtype=variable.dtype)
-        return _slices_of(keras.ops.convert_to_numpy(whole))(borders)
+        return slices_of(keras.ops.convert_to_numpy(whole))(borders)
 
     return made
 
 
-def to_numpy(variable: keras.Variable, mesh: Mesh) -> np.ndarray:
+def to_numpy(variable: keras.Variable, mesh: AnyMesh) -> np.ndarray:
     """The whole value of a variable on the mesh.
 
     Args:
@@ -184,13 +126,7 @@ def to_numpy(variable: keras.Variable, mesh: Mesh) -> np.ndarray:
     return mesh.gather(variable.value)
 
 
-def shards(variable: keras.Variable, mesh: Mesh) -> list[tf.Tensor]:
-    """What this process' devices hold of a variable, in the order of the mesh."""
-    with dtensor.default_mesh(mesh.dtensor):
-        return list(dtensor.unpack(variable.value.read_value()))
-
-
-def bytes_per_device(variables: Iterable[keras.Variable], mesh: Mesh) -> list[int]:
+def bytes_per_device(variables: Iterable[keras.Variable], mesh: AnyMesh) -> list[int]:
     """The bytes that variables take on each device of this process, read from what lies there.
 
     Args:
@@ -207,8 +143,9 @@ def bytes_per_device(variables: Iterable[keras.Variable], mesh: Mesh) -> list[in
     >>> distribution.bytes_per_device(model.variables, mesh)
     [32]
     """
-    totals = [0] * mesh.dtensor.num_local_devices()
+    totals: dict[int, int] = {}
     for variable in variables:
-        for device, shard in enumerate(shards(variable, mesh)):
-            totals[device] += int(np.prod(shard.shape)) * shard.dtype.size
-    return totals
+        size = np.dtype(variable.dtype).itemsize
+        for device, shard in enumerate(mesh.shards(variable)):
+            totals[device] = totals.get(device, 0) + int(np.prod(shard.shape)) * size
+    return list(totals.values())

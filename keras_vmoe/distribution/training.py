@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_vmoe.distribution.grid import Grid
 from keras_vmoe.distribution.mesh import Mesh
 from keras_vmoe.models import moe_layers
 from keras_vmoe.ops.validation import require
@@ -84,7 +85,7 @@ class TrainStep:
         return {"loss": loss, "auxiliary_loss": auxiliary}
 
 
-def require_groups(model: keras.Model, mesh: Mesh, batch_size: int) -> None:
+def require_groups(model: keras.Model, mesh: Grid, batch_size: int) -> None:
     """Raises a `ValueError` unless images and routing groups split evenly over the mesh.
 
     Args:

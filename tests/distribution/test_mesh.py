@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_vmoe import distribution, layers, models, ops
 from keras_vmoe.distribution import mesh as mesh_module
+from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.distribution.mesh import COMBINE_ALL_REDUCES, Mesh
 from keras_vmoe.distribution.rules import axes_of
 from keras_vmoe.distribution.storage import set_storage, unallocated
@@ -50,9 +51,9 @@ def make_model(**changes):
 
 
 def test_sizes_are_parsed():
-    assert mesh_module.parse_sizes("batch:2,expert:4") == {"batch": 2, "expert": 4}
-    assert mesh_module.parse_sizes("expert:8") == {"expert": 8}
-    assert mesh_module.parse_sizes(" batch : 2 ") == {"batch": 2}
+    assert parse_sizes("batch:2,expert:4") == {"batch": 2, "expert": 4}
+    assert parse_sizes("expert:8") == {"expert": 8}
+    assert parse_sizes(" batch : 2 ") == {"batch": 2}
 
 
 @pytest.mark.parametrize(
