@@ -128,7 +128,8 @@ class JaxMesh(Grid):
         """
         layouts = keras.distribution.LayoutMap(self.keras)
         for pattern, axes in rules:
-            layouts[pattern] = keras.distribution.TensorLayout(axes, self.keras)
+            # Keras wants a pattern of the whole path, ours may match any part.
+            layouts[f".*(?:{pattern}).*"] = keras.distribution.TensorLayout(axes, self.keras)
         # Keras splits data over one axis; the layers split it further.
         axis = "batch" if self.batch > 1 else "expert"
         return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name=axis)
