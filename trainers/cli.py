@@ -30,13 +30,14 @@ COMMANDS = {
     "fewshot": Command("fewshot", "measure few-shot transfer of a trained model"),
     "repro": Command("repro.command", "show the claims of a paper in miniature, with numbers"),
     "figures": Command("figures", "draw the figures of V-MoE from finished runs"),
+    "tpu-compile": Command("tpu_compile", "tell what a run needs on a TPU, without a TPU"),
     "benchmark": Command("benchmark", "measure layers and models against their dense twins"),
 }
 
 
 def usage() -> str:
     """Returns the text of `keras-vmoe --help`."""
-    rows = "\n".join(f"  {name:<12}{command.summary}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<13}{command.summary}" for name, command in COMMANDS.items())
     return (
         "Sparse mixtures of experts for vision in Keras 3.\n\n"
         "usage: keras-vmoe COMMAND [options]\n\n"

@@ -92,6 +92,10 @@ class JaxTrainStep:
                 variable.assign(value)
         return results
 
+    def layout_of(self, variable: keras.Variable) -> jax.sharding.NamedSharding:
+        """How a variable of the model or of the optimizer is split."""
+        return self._layouts[id(variable)]
+
     def lower(self, batch: Mapping[str, tuple[tuple[int, ...], str]]) -> jax.stages.Lowered:
         """Lowers the step for the devices of the mesh, which need not be there.
 

@@ -138,11 +138,27 @@ def priority_order(gates: Any, num_selected: int, mask: Any = None, score: str =
     return ops.cast(ops.argsort(-scores, axis=-1), "int32")
 
 
-def _flat_take(values: Any, indices: Any) -> Any:
-    """`values[i, indices[i, j]]` for `[g, n]` values and `[g, m]` indices."""
+def _take(values: Any, indices: Any) -> Any:
+    """`values[g, indices[g, i]]`: `[g, n]` and `[g, m]` to `[g, m]`."""
+    if keras.backend.backend() == "jax":
+        # XLA sees that groups stay apart, and lets each device take from its own.
+        return ops.take_along_axis(values, indices, axis=1)
     groups, width = ops.shape(values)[0], ops.shape(values)[1]
     offsets = ops.expand_dims(ops.arange(groups, dtype="int32") * width, 1)
     return ops.take(ops.reshape(values, [-1]), indices + offsets)
+
+
+def _counts(queue: Any, width: int) -> Any:
+    """How often each number from 0 to below `width` comes in a group: `[g, n]` to `[g, width]`."""
+    if keras.backend.backend() == "jax":
+        hits = ops.equal(ops.expand_dims(queue, -1), ops.arange(width, dtype="int32"))
+        return ops.sum(ops.cast(hits, "int32"), axis=1)
+    groups = ops.shape(queue)[0]
+    rows = ops.expand_dims(ops.arange(groups, dtype="int32") * width, 1)
+    counts = ops.segment_sum(
+        ops.reshape(ops.ones_like(queue), [-1]), ops.reshape(queue + rows, [-1]), groups * width
+    )
+    return ops.reshape(counts, [groups, width])
 
 
 def _queue_slots(expert: Any, order: Any, num_experts: int) -> Any:
@@ -158,24 +174,19 @@ def _queue_slots(expert: Any, order: Any, num_experts: int) -> Any:
     Returns:
         `[g, s, k]` int32.
     """
-    groups, tokens, k = ops.shape(expert)[0], ops.shape(expert)[1], expert.shape[2]
+    tokens, k = ops.shape(expert)[1], expert.shape[2]
     ranked = [expert[:, :, i] for i in range(k)]
     if order is not None:
-        ranked = [_flat_take(choice, order) for choice in ranked]
+        ranked = [_take(choice, order) for choice in ranked]
     queue = ops.concatenate(ranked, axis=1) if k > 1 else ranked[0]  # [g, k * s]
     by_expert = ops.cast(ops.argsort(queue, axis=1), "int32")
     position = ops.cast(ops.argsort(by_expert, axis=1), "int32")
-    width = num_experts + 1
-    rows = ops.expand_dims(ops.arange(groups, dtype="int32") * width, 1)
-    counts = ops.segment_sum(
-        ops.reshape(ops.ones_like(queue), [-1]), ops.reshape(queue + rows, [-1]), groups * width
-    )
-    counts = ops.reshape(counts, [groups, width])
-    slot = position - _flat_take(ops.cumsum(counts, axis=1) - counts, queue)
+    counts = _counts(queue, num_experts + 1)
+    slot = position - _take(ops.cumsum(counts, axis=1) - counts, queue)
     slots = [slot[:, i * tokens : (i + 1) * tokens] for i in range(k)]
     if order is not None:
         inverse = ops.cast(ops.argsort(order, axis=1), "int32")
-        slots = [_flat_take(part, inverse) for part in slots]
+        slots = [_take(part, inverse) for part in slots]
     return ops.stack(slots, axis=-1)
 
 

@@ -26,7 +26,7 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
     - the average of the weights moves once an update, not once a batch;
     - `freeze`.
 
-    It needs the TensorFlow backend.
+    It runs on the TensorFlow and JAX backends.
 
     Args:
         learning_rate: a number or a schedule over updates.
@@ -115,6 +115,46 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
     def _backend_apply_gradients(
         self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]
     ) -> None:
+        if keras.backend.backend() == "jax":
+            self._apply_on_jax(grads, trainable_variables)
+        else:
+            self._apply_on_tensorflow(grads, trainable_variables)
+
+    def _apply_on_jax(
+        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]
+    ) -> None:
+        # Keras has put the variables into a scope where they are values: no condition is needed.
+        pairs = [
+            (gradient, variable)
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+            if not self._plan.frozen[self._get_variable_index(variable)]
+        ]
+        if not pairs:
+            return
+        gradients, variables = zip(*pairs, strict=True)
+        steps = self.gradient_accumulation_steps
+        sums = [self._accumulator(variable) for variable in variables] if steps else []
+        if steps:
+            gradients = [g + a.value for g, a in zip(gradients, sums, strict=True)]
+        changing = [*variables, *self.variables]
+        before = [variable.value for variable in changing]
+        scale, rate = self._scale(gradients), self.learning_rate
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self._update_one(variable, gradient, scale, rate)
+        if self.use_ema:
+            for variable in self._trainable_variables:
+                self._average_one(variable)
+        if not steps:
+            return
+        is_last = ops.equal((self._iterations + 1) % steps, 0)
+        for variable, value in zip(changing, before, strict=True):
+            variable.assign(ops.where(is_last, variable.value, value))
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.assign(ops.where(is_last, ops.zeros_like(gradient), gradient))
+
+    def _apply_on_tensorflow(
+        self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]
+    ) -> None:
         pairs = [
             (tf.convert_to_tensor(gradient), variable.value)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
@@ -137,16 +177,15 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
             self.learning_rate,
         )
 
-    def _scale(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor | None:
+    def _scale(self, gradients: Sequence[Any]) -> Any:
         # What the sum of the gradients is multiplied by: one over their number, and clipping.
         share = 1.0 / (self.gradient_accumulation_steps or 1)
         if self.global_clipnorm is None:
-            return None if share == 1.0 else tf.constant(share)
-        halves = [tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in gradients]
-        norm = share * tf.sqrt(2.0 * tf.add_n(halves))
-        scale = share * tf.minimum(self.global_clipnorm / norm, 1.0)
+            return None if share == 1.0 else ops.convert_to_tensor(share)
+        norm = share * ops.sqrt(sum(_square_sum(gradient) for gradient in gradients))
+        scale = share * ops.minimum(self.global_clipnorm / norm, 1.0)
         # A norm that is infinite must be seen: it would make an update of zeros.
-        return tf.where(tf.math.is_finite(norm), scale, float("nan"))
+        return ops.where(ops.isfinite(norm), scale, float("nan"))
 
     def _update_or_keep(
         self,
@@ -186,29 +225,35 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
 
     def _update_one(
         self,
-        variable: tf.Variable,
-        gradient: tf.Tensor,
-        scale: tf.Tensor | None,
-        learning_rate: tf.Tensor,
+        variable: Any,
+        gradient: Any,
+        scale: Any,
+        learning_rate: Any,
     ) -> None:
         if scale is not None:
-            gradient = gradient * tf.cast(scale, gradient.dtype)
+            gradient = gradient * ops.cast(scale, gradient.dtype)
         decay = self._plan.decay_rates[self._get_variable_index(variable)]
         if decay:
-            self.assign_sub(variable, variable * tf.cast(learning_rate * decay, variable.dtype))
+            self.assign_sub(variable, variable * ops.cast(learning_rate * decay, variable.dtype))
         self.update_step(gradient, variable, learning_rate)
 
-    def _average_one(self, variable: tf.Variable) -> None:
+    def _average_one(self, variable: Any) -> None:
         average = self._model_variables_moving_average[self._get_variable_index(variable)]
         if average is None:
             return
         # The first update's weights are the first average.
-        momentum = tf.where(tf.equal(self.iterations, 0), 0.0, self.ema_momentum)
-        share = tf.cast(1.0 - momentum, variable.dtype)
+        momentum = ops.where(ops.equal(self.iterations, 0), 0.0, self.ema_momentum)
+        share = ops.cast(1.0 - momentum, variable.dtype)
         self.assign_add(average, share * (variable - average.value))
 
-    def _accumulator(self, variable: tf.Variable) -> keras.Variable:
+    def _accumulator(self, variable: Any) -> keras.Variable:
         return self._accumulated_gradients[self._get_variable_index(variable)]
+
+
+def _square_sum(gradient: Any) -> Any:
+    if keras.backend.backend() == "jax":
+        return ops.sum(ops.square(ops.cast(gradient, "float32")))
+    return 2.0 * tf.nn.l2_loss(tf.cast(gradient, tf.float32))  # without a tensor of squares
 
 
 class _Plan:

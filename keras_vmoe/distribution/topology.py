@@ -1,0 +1,150 @@
+"""Slices of TPUs by name, and their devices for the compiler, on a machine without a TPU."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from keras_vmoe.ops.validation import require
+
+if TYPE_CHECKING:
+    import jax
+
+GIB = 2**30
+
+
+class Family(NamedTuple):
+    """A generation of TPUs, as Cloud TPU's documentation describes it.
+
+    Attributes:
+        hbm: memory of a chip in bytes.
+        cores: devices of a chip, which share its memory.
+        slices: the shapes that exist, smallest first.
+    """
+
+    hbm: int
+    cores: int
+    slices: tuple[str, ...]
+
+
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+
+FAMILIES = {
+    "v4": Family(32 * GIB, 2, _CUBES),
+    "v5e": Family(16 * GIB, 1, _FLAT),
+    "v5p": Family(95 * GIB, 1, _CUBES),
+    "v6e": Family(32 * GIB, 1, _FLAT),
+}
+
+# The compiler asks the machine which TPU it is on, and waits for an answer, unless it is told.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    # Without a TPU there is nothing that two processes could both take.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",
+}
+
+
+class Topology(NamedTuple):
+    """A slice of TPUs.
+
+    Attributes:
+        family: such as `"v5e"`.
+        shape: such as `"4x8"`.
+
+    Example:
+
+    >>> from keras_vmoe.distribution import Topology
+    >>> slice = Topology.parse("v4:2x2x2")
+    >>> slice.chips, slice.num_devices, slice.hbm_per_device // 2**30
+    (8, 16, 16)
+    """
+
+    family: str
+    shape: str
+
+    @classmethod
+    def parse(cls, text: str) -> Topology:
+        """The slice of a name.
+
+        Args:
+            text: family and shape, such as `"v5e:4x8"`.
+
+        Raises:
+            ValueError: a family or a shape that does not exist; the message lists those that do.
+        """
+        family, _, shape = text.partition(":")
+        require(
+            family in FAMILIES,
+            f"topology must begin with one of {', '.join(FAMILIES)}, as v5e:4x8 does. "
+            f"Received: topology={text!r}",
+        )
+        slices = FAMILIES[family].slices
+        require(
+            shape in slices,
+            f"topology must be a slice that exists; of {family} there are {', '.join(slices)}. "
+            f"Received: topology={text!r}",
+        )
+        return cls(family, shape)
+
+    @property
+    def chips(self) -> int:
+        """The number of chips."""
+        return math.prod(map(int, self.shape.split("x")))
+
+    @property
+    def num_devices(self) -> int:
+        """The number of devices that a program sees: on v4 a chip is two."""
+        return self.chips * FAMILIES[self.family].cores
+
+    @property
+    def hbm_per_device(self) -> int:
+        """Bytes of memory that a device has: on v4 half of the chip's."""
+        return FAMILIES[self.family].hbm // FAMILIES[self.family].cores
+
+    def devices(self) -> list[jax.Device]:
+        """Devices that the TPU compiler can compile for, and nothing can run on.
+
+        Raises:
+            ImportError: without `jax[tpu]`, which brings the compiler.
+        """
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            import libtpu  # noqa: F401
+            from jax.experimental import topologies
+        except ImportError as error:
+            raise ImportError(
+                "compiling for TPU needs its compiler: pip install 'keras-vmoe[tpu_compile]'"
+            ) from error
+        return list(topologies.get_topology_desc(str(self), "tpu").devices)
+
+    def __str__(self) -> str:
+        return f"{self.family}:{self.shape}"
+
+
+def slices_of(family: str) -> Iterator[Topology]:
+    """All slices of a family, smallest first.
+
+    Args:
+        family: such as `"v5e"`.
+
+    Raises:
+        ValueError: an unknown family.
+
+    Example:
+
+    >>> from keras_vmoe.distribution import topology
+    >>> [slice.chips for slice in topology.slices_of("v5e")]
+    [4, 8, 16, 32, 64, 128, 256]
+    """
+    require(
+        family in FAMILIES,
+        f"family must be one of {', '.join(FAMILIES)}. Received: family={family!r}",
+    )
+    return (Topology(family, shape) for shape in FAMILIES[family].slices)
