@@ -142,6 +142,8 @@ def test_groups_that_do_not_divide_are_an_error(monkeypatch):
     with pytest.raises(ValueError, match="images_per_group=8 of .* must divide the batch"):
         require_groups(model, mesh, 12)
     require_groups(model, mesh, 32)
+    with pytest.raises(ValueError, match="train.eval_batch_size must be a multiple of 4"):
+        require_groups(model, mesh, 6, "train.eval_batch_size")
 
 
 # Rules.
