@@ -150,7 +150,7 @@ def memory(sizes):
 
 def two(client):
     """Five steps in a job of two processes, each with half of the devices and of the batch."""
-    dtensor.initialize_accelerator_system("CPU", num_logical_cpu_devices=4)
+    distribution.virtual_cpus(4)
     mesh, batches = distribution.Mesh(batch=2, expert=4), make_batches(5)
     one, ours, half = OneDevice(), OnMesh(mesh), slice(4 * int(client), 4 * int(client) + 4)
     for batch in batches:
