@@ -19,7 +19,8 @@ class TrainStep:
     """One training step of a classifier on a mesh, compiled at its first call.
 
     The loss is the mean over the images of the whole batch plus the model's own (auxiliary)
-    losses, as on one device.
+    losses, as on one device. Dropout masks are others than there: each part of the batch has its
+    own, and the devices that work on the same part have the same.
 
     Args:
         mesh: where model and optimizer are.
