@@ -8,6 +8,9 @@ from absl import flags
 
 from keras_vmoe.trainers.errors import UsageError
 
+# The flags of folders that commands write to.
+_FOLDERS = ("workdir", "out")
+
 
 def new_flags() -> flags.FlagValues:
     """Returns an empty set of flags that holds `--help` and `--debug`."""
@@ -29,12 +32,31 @@ def parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> list[s
         The words that are not flags, in order.
 
     Raises:
-        UsageError: an unknown flag or a value of the wrong type.
+        UsageError: an unknown flag, a value of the wrong type, or a folder to write to that is an
+            address such as gs://BUCKET.
     """
     try:
-        return values([command, *argv], known_only=False)[1:]
+        words = values([command, *argv], known_only=False)[1:]
     except flags.Error as error:
         raise UsageError(f"{command}: {error}; see keras-vmoe {command} --help") from None
+    for name in _FOLDERS:
+        _require_folder(name, values[name].value if name in values else None)
+    return words
+
+
+def _require_folder(name: str, path: str | None) -> None:
+    # The commands write through the file system, where gs://x is a local folder named "gs:".
+    scheme, separator, rest = (path or "").partition("://")
+    if not separator:
+        return
+    bucket = rest.strip("/") or "BUCKET"
+    mend = (
+        f"mount the bucket (tpu/install.sh --bucket={bucket.partition('/')[0]} does) and write "
+        f"--{name}=/gcs/{bucket}"
+        if scheme.lower() == "gs"
+        else f"mount what it names and give the path, such as --{name}=/mnt/{bucket}"
+    )
+    raise UsageError(f"--{name}={path} is an address, not a folder: {mend}")
 
 
 def help_text(values: flags.FlagValues, synopsis: str, text: str) -> str:

@@ -77,8 +77,7 @@ class Run:
         self._progress: Progress | None = None
         self._evaluated = 0
         if self._mesh is not None:
-            for size in (config.batch_size, self._eval_batch_size):
-                distribution.require_groups(self.model, self._mesh, size)
+            self._require_groups()
         self.loop = self._make_loop(
             strategy=self._strategy,
             model=self.model,
@@ -267,6 +266,15 @@ class Run:
         if self._mesh is None:
             return ClassificationLoop(**parts)
         return meshed.MeshLoop(mesh=self._mesh, **parts)
+
+    def _require_groups(self) -> None:
+        asked, size = self.config.eval_batch_size, self._eval_batch_size
+        cut = "" if size == asked else f" (at most the {size} images held out)"
+        for name, count in (
+            ("train.batch_size", self.config.batch_size),
+            (f"train.eval_batch_size{cut}", size),
+        ):
+            distribution.require_groups(self.model, self._mesh, count, name)
 
     def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         return averaged_weights(self.model, self._optimizer, self._mesh)

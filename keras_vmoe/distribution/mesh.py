@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.dtensor.python import accelerator_util
 from tensorflow.experimental import dtensor
 
 from keras_vmoe import ops
@@ -62,7 +63,9 @@ class Mesh(Grid):
     tokens travel between them by all-to-all.
 
     Making a mesh sets `DTENSOR_ENABLE_COMBINE_ALL_REDUCES_OPTIMIZATION=0` in the environment:
-    with that pass of DTensor, optimizers train wrong without a word.
+    with that pass of DTensor, optimizers train wrong without a word. On a TPU, and in a job of
+    several processes (`DTENSOR_JOBS`, `DTENSOR_CLIENT_ID`), the first mesh also starts the devices
+    and connects the processes: make it before anything else of TensorFlow.
 
     Args:
         batch: devices that the images are split over.
@@ -72,7 +75,8 @@ class Mesh(Grid):
 
     Raises:
         ValueError: sizes that do not make the number of devices, an unknown device type.
-        RuntimeError: another backend than TensorFlow.
+        RuntimeError: another backend than TensorFlow; on a TPU or with several processes, if
+            TensorFlow has started already.
 
     Example:
 
@@ -105,6 +109,7 @@ class Mesh(Grid):
         self.device_type = kind
         _require_devices(self, devices)
         os.environ[COMBINE_ALL_REDUCES] = "0"
+        _start(kind)
         self.dtensor = _grid(self, devices)
 
     @property
@@ -303,6 +308,21 @@ def _require_devices(mesh: Mesh, devices: Sequence[str] | None) -> None:
         f"batch * expert must be the number of devices, {count} of type {kind}. "
         f"Received: {mesh}, which has {mesh.size}{hint}",
     )
+
+
+def _start(kind: str) -> None:
+    """Starts what DTensor must start itself: a TPU, and the cluster of several processes."""
+    if accelerator_util.is_initialized() or (kind != "TPU" and dtensor.num_clients() == 1):
+        return
+    try:
+        dtensor.initialize_accelerator_system(kind)
+    except ValueError as error:
+        if "TensorFlow has already been initialized" not in str(error):
+            raise
+        raise RuntimeError(
+            f"a Mesh of {kind}s in {dtensor.num_clients()} processes comes too late: TensorFlow "
+            "has started already; make the mesh before any tensor or model"
+        ) from error
 
 
 def _grid(mesh: Mesh, devices: Sequence[str] | None) -> dtensor.Mesh:

@@ -20,7 +20,8 @@ class TrainStep:
     """One training step of a classifier on a mesh, compiled at its first call.
 
     The loss is the mean over the images of the whole batch plus the model's own (auxiliary)
-    losses, as on one device.
+    losses, as on one device. Dropout masks are others than there: each part of the batch has its
+    own, and the devices that work on the same part have the same.
 
     Args:
         mesh: where model and optimizer are.
@@ -85,22 +86,23 @@ class TrainStep:
         return {"loss": loss, "auxiliary_loss": auxiliary}
 
 
-def require_groups(model: keras.Model, mesh: Grid, batch_size: int) -> None:
+def require_groups(
+    model: keras.Model, mesh: Grid, batch_size: int, name: str = "batch_size"
+) -> None:
     """Raises a `ValueError` unless images and routing groups split evenly over the mesh.
 
     Args:
         model: may hold MoE layers, whose groups are counted in images.
         mesh: whose devices share the batch.
         batch_size: images of one step, over all processes.
+        name: of that size, for the message.
     """
-    mesh.require_batch(batch_size, "batch_size")
+    mesh.require_batch(batch_size, name)
     for layer in moe_layers(model):
         size = min(layer.images_per_group, batch_size)
         require(
             batch_size % size == 0,
             f"images_per_group={size} of {layer.name!r} must divide the batch on a mesh. "
-            f"Received: batch_size={batch_size}",
+            f"Received: {name}={batch_size}",
         )
-        mesh.require_batch(
-            batch_size // size, f"batch_size={batch_size} over images_per_group={size}"
-        )
+        mesh.require_batch(batch_size // size, f"{name}={batch_size} over images_per_group={size}")

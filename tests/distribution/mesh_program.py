@@ -10,7 +10,9 @@ from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution, models
 from keras_vmoe.distribution.mesh import COMBINE_ALL_REDUCES
+from keras_vmoe.distribution.storage import shards
 from keras_vmoe.layers.experts import _Stacked
+from keras_vmoe.trainers import optimizers
 
 # Sizes that differ from one another, and from the number of devices unless they are split.
 SIZES = {"image_size": 16, "patch_size": 8, "width": 12, "mlp_dim": 20, "num_heads": 2}
@@ -56,7 +58,7 @@ def loss(labels, logits):
 class OneDevice:
     """A model, an optimizer and their step, without a mesh."""
 
-    def __init__(self, **changes):
+    def __init__(self, make_optimizer=make_optimizer, **changes):
         self.model, self.optimizer = make_model(**changes), make_optimizer()
         self.optimizer.build(self.model.trainable_variables)
         self._step = tf.function(self._take, autograph=False)
@@ -83,7 +85,7 @@ class OneDevice:
 class OnMesh:
     """The same on a mesh."""
 
-    def __init__(self, mesh, **changes):
+    def __init__(self, mesh, make_optimizer=make_optimizer, **changes):
         self.mesh = mesh
         self.model = distribution.build_model(lambda: make_model(**changes), mesh)
         self.optimizer = distribution.build_optimizer(make_optimizer(), self.model, mesh)
@@ -121,6 +123,67 @@ def equal(sizes, *words):
     print("differences", in_losses, in_values)
 
 
+# The gradient of a key's bias is zero but for rounding, which a small epsilon would make large.
+OPTIONS = {
+    "remat_map_adafactor": {
+        "remat": True,
+        "pooling": "map",
+        "make_optimizer": lambda: optimizers.Adafactor(
+            1e-2, 0.1, epsilon=1e-8, min_dim_size_to_factor=8, global_clipnorm=1.0
+        ),
+    },
+    "accumulation_average": {
+        "make_optimizer": lambda: optimizers.AdamW(
+            1e-2,
+            0.1,
+            epsilon=1e-4,
+            gradient_accumulation_steps=2,
+            global_clipnorm=1.0,
+            ema_momentum=0.5,
+        )
+    },
+    "of_keras": {
+        "make_optimizer": lambda: keras.optimizers.AdamW(
+            1e-2,
+            epsilon=1e-4,
+            gradient_accumulation_steps=2,
+            clipnorm=0.05,
+            use_ema=True,
+            ema_momentum=0.5,
+        )
+    },
+}
+
+
+def options():
+    """Four steps of each of the options on four devices."""
+    mesh = distribution.Mesh(2, 2, devices=[f"CPU:{i}" for i in range(4)])
+    for changes in OPTIONS.values():
+        print("differences", *compare(mesh, steps=4, **changes), flush=True)
+    optimizer = OnMesh(mesh, **OPTIONS["of_keras"]).optimizer
+    slots = [v for v in optimizer.variables if "experts" in v.path]
+    print("split", len(slots), *{v.value.layout.sharding_specs[0] for v in slots})
+    dropout(mesh)
+
+
+def dropout(mesh):
+    """Whether all devices agree on the weights, the last losses over the first, distinct images."""
+    ours = OnMesh(mesh, dropout_rate=0.2, attention_dropout_rate=0.2, dispatch="einsum")
+    (batch,) = make_batches(1)
+    losses = [ours.step(batch)["loss"] for _ in range(30)]
+    variables = [*ours.model.variables, *ours.optimizer.variables]
+    copies = [shards(v, mesh) for v in variables if "experts" not in v.path]
+    agree = all(np.array_equal(part, parts[0]) for parts in copies for part in parts)
+    same = mesh.split(np.repeat(batch["image"][:1], BATCH, axis=0))
+    logits = mesh.gather(mesh.function(lambda x: ours.model(x, training=True))(same))
+    print(
+        "dropout",
+        int(agree),
+        np.mean(losses[-5:]) / np.mean(losses[:5]),
+        len({row.tobytes() for row in logits}),
+    )
+
+
 def trap():
     """The same steps with the pass of DTensor that the mesh switches off."""
     mesh = distribution.Mesh(batch=2, expert=4)
@@ -150,7 +213,7 @@ def memory(sizes):
 
 def two(client):
     """Five steps in a job of two processes, each with half of the devices and of the batch."""
-    dtensor.initialize_accelerator_system("CPU", num_logical_cpu_devices=4)
+    distribution.virtual_cpus(4)
     mesh, batches = distribution.Mesh(batch=2, expert=4), make_batches(5)
     one, ours, half = OneDevice(), OnMesh(mesh), slice(4 * int(client), 4 * int(client) + 4)
     for batch in batches:

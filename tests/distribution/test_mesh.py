@@ -82,6 +82,41 @@ def test_an_unknown_or_absent_type_of_device_is_an_error():
         Mesh(device_type="TPU")
 
 
+@pytest.mark.parametrize(
+    ("kind", "jobs", "started"), [("TPU", "", 1), ("CPU", "a:1,b:1", 1), ("CPU", "", 0)]
+)
+def test_a_tpu_and_a_cluster_are_started_before_their_devices_are_used(
+    monkeypatch, kind, jobs, started
+):
+    steps = []
+
+    def start(device_type):
+        steps.append("start")
+        assert (device_type, os.environ[COMBINE_ALL_REDUCES]) == (kind, "0")
+
+    if jobs:
+        monkeypatch.setenv("DTENSOR_JOBS", jobs)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(mesh_module.dtensor, "num_local_devices", lambda kind: 1)
+    monkeypatch.setattr(mesh_module.dtensor, "initialize_accelerator_system", start)
+    for name in ("create_mesh", "create_distributed_mesh"):
+        monkeypatch.setattr(mesh_module.dtensor, name, lambda *_, **__: steps.append("devices"))
+    Mesh(expert=2 if jobs else 1, device_type=kind)
+    assert steps == ["start"] * started + ["devices"]
+    # Once a process: DTensor refuses a second start.
+    monkeypatch.setattr(mesh_module.accelerator_util, "is_initialized", lambda: True)
+    Mesh(expert=2 if jobs else 1, device_type=kind)
+    assert steps[started + 1 :] == ["devices"]
+
+
+def test_a_cluster_that_starts_too_late_is_an_error(monkeypatch):
+    tf.config.list_logical_devices()
+    count = 2 * tf.experimental.dtensor.num_local_devices("CPU")
+    monkeypatch.setenv("DTENSOR_JOBS", "localhost:1,localhost:2")
+    with pytest.raises(RuntimeError, match="a Mesh of CPUs in 2 processes comes too late"):
+        Mesh(expert=count, device_type="CPU")
+
+
 def test_devices_can_be_named(one):
     assert Mesh(devices=["CPU:0"], device_type="cpu").dtensor == one.dtensor
 
@@ -143,6 +178,8 @@ def test_groups_that_do_not_divide_are_an_error(monkeypatch):
     with pytest.raises(ValueError, match="images_per_group=8 of .* must divide the batch"):
         require_groups(model, mesh, 12)
     require_groups(model, mesh, 32)
+    with pytest.raises(ValueError, match="train.eval_batch_size must be a multiple of 4"):
+        require_groups(model, mesh, 6, "train.eval_batch_size")
 
 
 # Rules.

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MESHES = ("batch:1,expert:8", "batch:2,expert:4", "batch:4,expert:2", "batch:8,expert:1")
 
-WORDS = ("differences", "values", "bytes", "drawn", "resumed", "back", "split")
+WORDS = ("differences", "values", "bytes", "drawn", "resumed", "back", "split", "dropout")
 
 pytestmark = pytest.mark.multi_device
 
@@ -74,6 +74,20 @@ def test_other_routers_equal_one_device(router):
     in_losses, in_values = differences("equal", "batch:2,expert:4", f"router={router}")
     assert in_losses < 1e-4
     assert in_values < 1e-4
+
+
+def test_options_of_models_and_optimizers_equal_one_device():
+    """Remat, attention pooling, Adafactor; accumulation, averages and clipping, ours and Keras'."""
+    *equal, split, dropout = run("options")
+    assert [name for name, *_ in equal] == ["differences"] * 3
+    for _, *numbers in equal:
+        assert all(float(n) < 1e-4 for n in numbers)
+    assert split == ["split", "16", "expert"]  # two moments, sum and average of four variables
+    # Masks are not those of one device, but images have their own, and copies of weights agree.
+    _, agree, share, distinct = dropout
+    assert agree == "1"
+    assert float(share) < 0.9
+    assert distinct == "8"
 
 
 def test_with_the_pass_that_combines_all_reduces_the_steps_are_wrong():

@@ -51,6 +51,30 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(capsys, argv, words):
         assert word in message
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (
+            ["train", "--gin_file=runs/quickstart.gin", "--workdir=gs://pile/a/run"],
+            ["--workdir=gs://pile/a/run is", "install.sh --bucket=pile ", "--workdir=/gcs/pile/a/"],
+        ),
+        (["evaluate", "--workdir=GS://"], ["--workdir=GS:// is", "--workdir=/gcs/BUCKET"]),
+        (["evaluate", "--workdir=run", "--out=s3://pile"], ["--out=s3://pile is", "/mnt/pile"]),
+        (["fewshot", "--workdir=gs://pile"], ["--workdir=/gcs/pile"]),
+        (["figures", "--workdir=run", "--out=gs://pile"], ["--out=/gcs/pile"]),
+        (["repro", "no_paper", "--out=gs://pile"], ["--out=/gcs/pile"]),
+    ],
+)
+def test_an_address_is_no_folder(capsys, tmp_path, monkeypatch, argv, words):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for word in words:
+        assert word in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_gin_file_is_named_with_the_shipped_ones(capsys):
     assert cli.main(["train", "--gin_file=runs/quickstat.gin"]) == 1
     message = capsys.readouterr().err

@@ -74,7 +74,8 @@ def test_a_mesh_that_does_not_fit_is_one_line(tmp_path, capsys):
     ("binding", "mesh", "message"),
     [
         ("train.seed=0", "expert:3", "must divide the 4 parts of"),
-        ("train.batch_size=24", "batch:2,expert:2", "must be a multiple of 2"),
+        ("train.batch_size=24", "batch:2,expert:2", "error: train.batch_size=24 over images_per"),
+        ("train.eval_batch_size=24", "batch:2,expert:2", "error: train.eval_batch_size=24 over"),
     ],
 )
 def test_a_mesh_that_does_not_divide_is_one_line(tmp_path, binding, mesh, message):
