@@ -380,18 +380,22 @@ def _search(
     """The slices that were tried, the last being the smallest on which the run fits."""
     from keras_vmoe import distribution
 
-    tried = []
+    tried: list[Compilation] = []
     for topology in slices:
         mesh = _mesh(steps, topology, None)
-        name = f"{topology} ({topology.chips} chips, {mesh})"
+        name = f"{topology} ({topology.chips} chips, batch:{mesh.batch},expert:{mesh.expert})"
         try:
             distribution.require_groups(steps.model, mesh, steps.config.batch_size)
         except ValueError as error:
             _say(values, f"{name}: {error}")
             continue
-        variables = distribution.static_bytes(steps.step(mesh))
-        if variables > USABLE * topology.hbm_per_device:
-            _say(values, f"{name}: variables alone take {variables / GIB:.1f} GiB")
+        room, needed = USABLE * topology.hbm_per_device, distribution.static_bytes(steps.step(mesh))
+        if tried:
+            # Activations of fewer images; too much by far needs no compiler to tell.
+            last = tried[-1]
+            needed += last.cost.other * last.topology.num_devices / topology.num_devices / 1.5
+        if needed > room:
+            _say(values, f"{name}: {needed / GIB:.0f} GiB or more are needed")
             continue
         for by_blocks in (True, False):
             (row,) = _measure(steps, topology, None, by_blocks, values.quick)
@@ -399,12 +403,12 @@ def _search(
             _say(
                 values,
                 f"{name}: {row.how}, {row.cost.hbm / GIB:.1f} GiB of "
-                f"{topology.hbm_per_device / GIB:.0f}{'' if row.fits else ': too much'}"
+                f"{topology.hbm_per_device / GIB:g}{'' if row.fits else ': too much'}"
                 f"  [{row.seconds:.0f} s]",
             )
             if not row.fits:
                 break
-        if tried and tried[-1].fits:
+        if tried[-1].fits:
             break
     return tried
 
@@ -418,6 +422,7 @@ def _report(row: Compilation) -> str:
     room = topology.hbm_per_device
     verdict = "fits" if row.fits else "does not fit"
     half = ", half of a chip's" if topology.num_devices > topology.chips else ""
+    unit, name = (GIB, "GiB") if cost.hbm >= GIB else (2**20, "MiB")
     lines = [
         f"slice     {topology}: {topology.chips} chips, {topology.num_devices} devices of "
         f"{room / GIB:g} GiB{half}; mesh {row.mesh}",
@@ -425,15 +430,15 @@ def _report(row: Compilation) -> str:
         "",
         *text.aligned(
             [
-                ("memory of a device", "GiB"),
-                ("parameters", f"{cost.parameters / GIB:.2f}"),
-                ("optimizer", f"{cost.optimizer / GIB:.2f}"),
-                ("activations, gradients, buffers", f"{cost.other / GIB:.2f}"),
-                ("all", f"{cost.hbm / GIB:.2f}"),
+                ("memory of a device", name),
+                ("parameters", f"{cost.parameters / unit:.2f}"),
+                ("optimizer", f"{cost.optimizer / unit:.2f}"),
+                ("activations, gradients, buffers", f"{cost.other / unit:.2f}"),
+                ("all", f"{cost.hbm / unit:.2f}"),
             ],
             num_left=1,
         ),
-        f"{verdict}: {cost.hbm / GIB:.2f} of {room / GIB:g} GiB",
+        f"{verdict}: {cost.hbm / unit:.2f} {name} of {room / GIB:g} GiB",
     ]
     if not cost.fits:
         return "\n".join(lines)
@@ -446,8 +451,8 @@ def _report(row: Compilation) -> str:
         [
             *lines,
             "",
-            f"a step of a device: {cost.flops / 1e12:.3f} TFLOP, "
-            f"{cost.bytes_accessed / 1e9:.1f} GB read and written",
+            f"a step of a device: {cost.flops / 1e9:,.1f} GFLOP, "
+            f"{cost.bytes_accessed / 1e9:,.2f} GB read and written",
             "",
             *text.aligned([("exchanges", "number", "MB a device"), *exchanged], num_left=1),
             f"kernels of experts gathered: {gathered}",
