@@ -65,12 +65,6 @@ def place_model(model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] = EXPER
         ValueError: rules that do not fit model and mesh, a dispatch of a MoE layer that cannot run
             on a mesh.
     """
-    for layer in moe_layers(model):
-        require(
-            layer.dispatch in ("auto", "einsum"),
-            f"dispatch of {layer.name!r} must be 'auto' or 'einsum' on a mesh: the others scatter, "
-            f"where DTensor loses the split. Received: dispatch={layer.dispatch!r}",
-        )
     for variable, axes in model_axes(model, mesh, rules):
         mesh.place(variable, axes)
     place_metrics(model.metrics, mesh)
@@ -87,8 +81,15 @@ def model_axes(
         rules: see `rules.axes_of`.
 
     Raises:
-        ValueError: rules that do not fit model and mesh.
+        ValueError: rules that do not fit model and mesh, a dispatch of a MoE layer that cannot run
+            on a mesh.
     """
+    for layer in moe_layers(model):
+        require(
+            layer.dispatch in ("auto", "einsum"),
+            f"dispatch of {layer.name!r} must be 'auto' or 'einsum' on a mesh: the others mix the "
+            f"groups of all devices. Received: dispatch={layer.dispatch!r}",
+        )
     variables = model.variables
     axes = axes_of(variables, mesh, rules, _expert_variables(model))
     return list(zip(variables, axes, strict=True))

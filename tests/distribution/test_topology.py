@@ -1,0 +1,37 @@
+"""Slices of TPUs by name."""
+
+import pytest
+
+from keras_vmoe.distribution import Topology, slices_of
+
+
+@pytest.mark.parametrize(
+    ("text", "chips", "devices", "gib"),
+    [("v5e:4x8", 32, 32, 16), ("v4:2x2x2", 8, 16, 16), ("v5p:8x8x8", 512, 512, 95)],
+)
+def test_a_slice_has_chips_devices_and_memory(text, chips, devices, gib):
+    topology = Topology.parse(text)
+    assert str(topology) == text
+    assert (topology.chips, topology.num_devices) == (chips, devices)
+    assert topology.hbm_per_device == gib * 2**30
+
+
+@pytest.mark.parametrize("text", ["v5e:3x5", "v5e:16x32", "v5e:", "v5e", "v4:2x4"])
+def test_a_slice_that_does_not_exist_is_an_error(text):
+    with pytest.raises(ValueError, match=f"of v.* there are 2x2.*Received: topology='{text}'"):
+        Topology.parse(text)
+
+
+def test_an_unknown_family_is_an_error():
+    with pytest.raises(ValueError, match="one of v4, v5e, v5p, v6e.*'h100:8'"):
+        Topology.parse("h100:8")
+    with pytest.raises(ValueError, match="family='h100'"):
+        slices_of("h100")
+
+
+@pytest.mark.parametrize("family", ["v4", "v5e", "v5p", "v6e"])
+def test_slices_come_smallest_first(family):
+    chips = [topology.chips for topology in slices_of(family)]
+    assert chips == sorted(set(chips))
+    # Larger slices of these do not exist.
+    assert chips[-1] == 256 or family in ("v4", "v5p")
