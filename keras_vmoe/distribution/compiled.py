@@ -35,7 +35,7 @@ class Collective(NamedTuple):
     @property
     def bytes(self) -> int:
         """Bytes of the results on one device."""
-        return sum(math.prod(shape) * _item_bytes(dtype) for dtype, shape in self.shapes)
+        return sum(math.prod(shape) * _bits(dtype) // 8 for dtype, shape in self.shapes)
 
 
 class StepCost(NamedTuple):
@@ -190,9 +190,9 @@ def _shape(sizes: str) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes.split(",") if size)
 
 
-def _item_bytes(dtype: str) -> float:
-    bits = _BITS.search(dtype)
-    return 1 if dtype == "pred" or bits is None else int(bits[0]) / 8
+def _bits(dtype: str) -> int:
+    found = _BITS.search(dtype)
+    return 8 if found is None else int(found[0])
 
 
 def scaled(costs: Sequence[tuple[Sequence[float], StepCost]], features: Sequence[float]) -> Any:

@@ -29,7 +29,7 @@ class Family(NamedTuple):
     slices: tuple[str, ...]
 
 
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 
 FAMILIES = {
@@ -122,7 +122,9 @@ class Topology(NamedTuple):
             raise ImportError(
                 "compiling for TPU needs its compiler: pip install 'keras-vmoe[tpu_compile]'"
             ) from error
-        return list(topologies.get_topology_desc(str(self), "tpu").devices)
+        # The compiler takes a host for one of four chips unless it is told.
+        host = {"chips_per_host_bounds": (1, 1, 1)} if self.chips == 1 else {}
+        return list(topologies.get_topology_desc(str(self), "tpu", **host).devices)
 
     def __str__(self) -> str:
         return f"{self.family}:{self.shape}"
@@ -141,7 +143,7 @@ def slices_of(family: str) -> Iterator[Topology]:
 
     >>> from keras_vmoe.distribution import topology
     >>> [slice.chips for slice in topology.slices_of("v5e")]
-    [4, 8, 16, 32, 64, 128, 256]
+    [1, 4, 8, 16, 32, 64, 128, 256]
     """
     require(
         family in FAMILIES,

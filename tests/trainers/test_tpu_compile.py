@@ -107,7 +107,7 @@ def test_the_report_is_for_people():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--topology=v5e:3x5",), "of v5e there are 2x2, 2x4, 4x4"),
+        (("--topology=v5e:3x5",), "of v5e there are 1x1, 2x2, 2x4"),
         (("--topology=h100",), "family must be one of v4, v5e, v5p, v6e"),
         (("--topology=v5e:2x4",), "pip install 'keras-vmoe[tpu_compile]'"),
     ],
