@@ -112,6 +112,13 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(
             f"tpu-compile: --blocks must be 2,4. Received: --blocks={','.join(values.blocks)}"
         )
+    for name in ("mesh", "blocks"):
+        if ":" not in values.topology and values[name].value is not None:
+            raise UsageError(
+                f"tpu-compile: --{name} is of one slice, and --topology={values.topology} is a "
+                f"family, whose slices are tried in turn; name one, such as "
+                f"--topology={values.topology}:2x4, or leave --{name} out"
+            )
     gin_config.load()
     for name in values.gin_file:
         gin_config.find(name)
@@ -127,6 +134,15 @@ def _use_jax() -> None:
             raise RuntimeError(f"tpu-compile needs a process of its own; Keras runs on {backend!r}")
     # The devices are those of the compiler; JAX itself stays on the CPU.
     os.environ.update(KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+
+
+def make_optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of a run of some length: that of the run does not change the program.
+
+    Args:
+        config: of the run.
+    """
+    return config.optimizer(total_steps=config.steps or 10**6, steps_per_epoch=10**3)
 
 
 class Compilation(NamedTuple):
@@ -241,19 +257,15 @@ class Steps:
 
         config = self.config
         model = self.model if blocks is None else self._model(*blocks)
-        # Of any length: the program is the same.
-        optimizer = config.optimizer(total_steps=config.steps or 10**6, steps_per_epoch=10**3)
+        optimizer = make_optimizer(config)
         with unallocated():
             optimizer.build(model.trainable_variables)
 
         def loss(labels: Any, logits: Any) -> Any:
             return classification_loss(labels, logits, config.loss, config.label_smoothing)
 
-        return distribution.JaxTrainStep(mesh, model, optimizer, loss, *self._rules)
-
-    @property
-    def _rules(self) -> tuple:
-        return () if self.sparse_blocks else ((),)
+        rules = distribution.EXPERT_RULES if self.sparse_blocks else ()
+        return distribution.JaxTrainStep(mesh, model, optimizer, loss, rules)
 
     def _model(self, num_layers: int | None = None, sparse: int = 0) -> keras.Model:
         from keras_vmoe.distribution.storage import unallocated
@@ -304,9 +316,11 @@ def _compile(values: flags.FlagValues) -> int:
 
 
 def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, int]:
-    name = gin_config.load().query_parameter("dataset.name")
-    known = given or NUM_CLASSES.get(name)
-    if known:
+    try:
+        name = gin_config.load().query_parameter("dataset.name")
+    except ValueError:  # a dataset by another reference
+        name = None
+    if known := given or NUM_CLASSES.get(name):
         return known, config.channels or 3
     source = config.dataset()
     return source.num_classes, config.channels or source.image_shape[-1]
@@ -320,13 +334,9 @@ def _introduce(steps: Steps) -> None:
         f"{experts if steps.sparse_blocks else ''}, {steps.changes['dtype']}, remat "
         f"{'on' if model.arguments['remat'] else 'off'}\n"
         f"step      {config.batch_size} images of {config.image_size} px, "
-        f"{steps.num_classes:,} classes, {type(_optimizer(config)).__name__}",
+        f"{steps.num_classes:,} classes, {type(make_optimizer(config)).__name__}",
         flush=True,
     )
-
-
-def _optimizer(config: TrainConfig) -> Any:
-    return config.optimizer(total_steps=config.steps or 10**6, steps_per_epoch=10**3)
 
 
 def _mesh(steps: Steps, topology: Topology, sizes: str | None) -> JaxMesh:

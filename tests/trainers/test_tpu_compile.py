@@ -149,6 +149,10 @@ def test_what_does_not_divide_is_one_line(words, message):
             ("--gin_file=runs/quickstart.gin", "--topology=v5e", "--blocks=3"),
             "--blocks must be 2,4. Received: --blocks=3",
         ),
+        (
+            ("--gin_file=runs/quickstart.gin", "--topology=v5e", "--mesh=expert:8"),
+            "--mesh is of one slice, and --topology=v5e is a family",
+        ),
         # This process runs on TensorFlow.
         (("--gin_file=runs/quickstart.gin", "--topology=v5e"), "a process of its own"),
     ],
