@@ -97,13 +97,13 @@ class Checkpoints:
     @property
     def latest(self) -> str | None:
         """The path of the newest checkpoint that is known to be whole, or None."""
-        return self._good
+        return self._good if self._good is not None and _exists(self._good) else None
 
     @property
     def best_step(self) -> int | None:
         """The step of the best checkpoint, or None."""
         path = self._best.latest_checkpoint
-        return None if path is None else step_of(path)
+        return step_of(path) if path is not None and _exists(path) else None
 
     def restore(self) -> int:
         """Restores the newest checkpoint that is whole, if there is one.
@@ -146,6 +146,8 @@ class Checkpoints:
     def save(self) -> str:
         """Saves a checkpoint at the current step, unless the newest is of this step.
 
+        A folder that has vanished is made again, with a warning.
+
         Returns:
             The path.
 
@@ -154,7 +156,7 @@ class Checkpoints:
             OSError: if it cannot be written; those before are kept.
         """
         step = int(self._step.numpy())
-        if self._good is None or step_of(self._good) != step:
+        if self._good is None or step_of(self._good) != step or not _exists(self._good):
             self._good = self._write(self._newest, step)
         return self._good
 
@@ -171,11 +173,15 @@ class Checkpoints:
             # A sum is not finite as soon as one of its terms is not.
             if not np.isfinite(float(keras.ops.sum(keras.ops.cast(variable, "float32")))):
                 raise NotFiniteError(variable.path)
+        folder = Path(manager.directory)
+        if manager.latest_checkpoint is not None and not folder.exists():
+            self._warn(f"{folder} has vanished; making it again, from step {step:,} on")
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             return manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            self._remove_parts(Path(manager.directory), step)
-            before = "; the one before is whole" if self._good else ""
+            self._remove_parts(folder, step)
+            before = "; the one before is whole" if self.latest else ""
             raise OSError(
                 f"cannot save a checkpoint to {manager.directory} ({_reason(error)}){before}: free "
                 "some space and give the same command to go on"
@@ -189,6 +195,11 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
             else:
                 part.unlink(missing_ok=True)
+
+
+def _exists(path: str) -> bool:
+    """Whether a checkpoint still lies where it was saved."""
+    return Path(f"{path}.index").exists()
 
 
 def _reason(error: Exception) -> str:

@@ -26,7 +26,10 @@ def make_mesh(text: str) -> distribution.Mesh:
     """
     sizes = parse_sizes(text)
     if dtensor.num_clients() > 1:
-        raise ValueError("train.mesh is for one process; DTENSOR_JOBS names several")
+        raise ValueError(
+            f"train.mesh={text!r} is for one process, but DTENSOR_JOBS names "
+            f"{dtensor.num_clients()}; unset it, and give this process all the devices"
+        )
     if dtensor.preferred_device_type() == "CPU":
         distribution.virtual_cpus(sizes.get("batch", 1) * sizes.get("expert", 1))
     return distribution.Mesh(**sizes)

@@ -219,7 +219,14 @@ class Run:
             few_shot.is_due(self.step) or self.step >= self.total_steps
         )
 
+    def _bring_back_workdir(self) -> None:
+        """Makes a workdir again that vanished while the run goes on."""
+        if not self.workdir.config.exists():
+            self.workdir.path.mkdir(parents=True, exist_ok=True)
+            self.workdir.write_config(self.config_text)
+
     def _save(self, save: Callable[[], object]) -> None:
+        self._bring_back_workdir()
         try:
             save()
         except NotFiniteError as error:
@@ -365,6 +372,7 @@ class Run:
         output = {**output, **transfer}
         bad_step = self.loop.first_bad_step
         head = {"step": step, "epoch": step / self.steps_per_epoch, "split": split}
+        self._bring_back_workdir()
         self.workdir.metrics.append({**head, **output})
         if split == "train":
             self._progress.set_metrics(output)

@@ -184,6 +184,12 @@ def dropout(mesh):
     )
 
 
+def one_step(batch, expert):
+    """A step on four devices, for what DTensor writes down of it."""
+    mesh = distribution.Mesh(int(batch), int(expert), devices=[f"CPU:{i}" for i in range(4)])
+    OnMesh(mesh).step(make_batches(1)[0])
+
+
 def trap():
     """The same steps with the pass of DTensor that the mesh switches off."""
     mesh = distribution.Mesh(batch=2, expert=4)

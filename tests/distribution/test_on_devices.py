@@ -1,6 +1,7 @@
 """Meshes of eight virtual CPU devices, each test in a process of its own."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -74,6 +75,28 @@ def test_other_routers_equal_one_device(router):
     in_losses, in_values = differences("equal", "batch:2,expert:4", f"router={router}")
     assert in_losses < 1e-4
     assert in_values < 1e-4
+
+
+def test_on_a_row_of_devices_tokens_travel_and_experts_stay(tmp_path):
+    """Read from TensorFlow's program of a training step, after DTensor has split it."""
+    dumps = {"TF_CPP_VMODULE": "dtensor_mlir_passes=1", "TF_DUMP_GRAPH_PREFIX": str(tmp_path)}
+    lines_of(start("one_step", "1", "4", **dumps))
+    split, lowered = (
+        "".join(path.read_text() for path in tmp_path.glob(f"*after_{name}*__inference__take*"))
+        for name in ("DTensorSPMDExpansion", "DTensorAllToAllLowering")
+    )
+    collectives = re.findall(r'"tf\.DTensor(All\w+|Reduce\w+)"(.*)', split)
+    assert {"AllToAll", "AllReduce"} <= {name for name, _ in collectives}
+    travels = [re.sub(r".* : ", "", text) for name, text in collectives if name == "AllToAll"]
+    # 8 experts, 8 groups: a device has 2 of each. There and back, forward and backward.
+    there, back = r"\(tensor<8x2x(\d+x12)xf32>\) -> tensor<2x8x\1", r"\(tensor<2x8x.*-> tensor<8x2x"
+    assert len(travels) == 4
+    assert sum(bool(re.match(there, line)) for line in travels) == 2
+    assert sum(bool(re.match(back, line)) for line in travels) == 2
+    # No collective makes or takes a kernel or bias of all experts, or of one device's.
+    parts = re.compile(r"tensor<(8|2)x(12x20|20x12|20|12)xf32>")
+    assert not [text for _, text in collectives if parts.search(text)]
+    assert lowered.count('"tf.CollectiveAllToAllV2"') == 4
 
 
 def test_options_of_models_and_optimizers_equal_one_device():

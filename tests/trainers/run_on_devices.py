@@ -1,9 +1,13 @@
 """A tiny run in a process of its own, on as many virtual CPUs as wanted.
 
 python -m tests.trainers.run_on_devices DEVICES WORKDIR [BINDING]...
+
+With SECONDS_A_STEP in the environment, each step takes that much longer.
 """
 
+import os
 import sys
+import time
 
 from tests.trainers.tiny import arguments
 
@@ -27,8 +31,15 @@ def main(devices: int, workdir: str, *bindings: str) -> int:
         cpu = tf.config.list_physical_devices("CPU")[0]
         logical = [tf.config.LogicalDeviceConfiguration()] * devices
         tf.config.set_logical_device_configuration(cpu, logical)
-    from keras_vmoe.trainers import cli
+    from keras_vmoe.trainers import cli, run
 
+    on_step, seconds = run.Run._on_step, float(os.environ.get("SECONDS_A_STEP", "0"))
+
+    def delayed(self, step: int) -> None:
+        time.sleep(seconds)
+        on_step(self, step)
+
+    run.Run._on_step = delayed
     return cli.main(arguments(workdir, *BINDINGS, *bindings))
 
 

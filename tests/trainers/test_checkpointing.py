@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, which one is taken up again, what is refused."""
 
 import os
+import shutil
 from types import SimpleNamespace
 
 import keras
@@ -131,3 +132,26 @@ def test_a_step_is_saved_once(saved):
     before = (saved / "ckpt-6.index").stat().st_mtime_ns
     checkpoints.save()
     assert (saved / "ckpt-6.index").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_vanishes_is_made_again(tmp_path):
+    loop, warnings = make_loop(), []
+    folder = tmp_path / "run" / "checkpoints"
+    checkpoints = Checkpoints(loop, folder, keep=2, warn=warnings.append)
+    for step in (1, 2, 3):
+        set_step(loop, step)
+        checkpoints.save()
+        checkpoints.save_best()
+    assert warnings == []
+    shutil.rmtree(tmp_path / "run")
+    assert checkpoints.latest is None
+    assert checkpoints.best_step is None  # so that the next one becomes the best
+    checkpoints.save()  # of the same step, which lay there
+    assert warnings == [f"{folder} has vanished; making it again, from step 3 on"]
+    checkpoints.save_best()
+    for step in (4, 5):
+        set_step(loop, step)
+        checkpoints.save()
+    assert len(warnings) == 2  # the best has a folder of its own
+    assert restore(folder)[0] == 5
+    assert checkpoints.best_step == 3

@@ -69,6 +69,12 @@ def test_a_mesh_that_does_not_fit_is_one_line(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_several_processes_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DTENSOR_JOBS", "localhost:1,localhost:2")
+    assert train(tmp_path, "train.distribution='mesh'", "train.mesh='expert:2'") == 1
+    assert "but DTENSOR_JOBS names 2; unset it" in capsys.readouterr().err
+
+
 @pytest.mark.multi_device
 @pytest.mark.parametrize(
     ("binding", "mesh", "message"),

@@ -128,8 +128,8 @@ def test_each_replica_has_noise_of_its_own():
     assert done.stdout.split()[-1:] == ["apart"], done.stderr[-2000:]
 
 
-def cluster(workdir, *bindings):
-    """Starts two processes that train together."""
+def cluster(workdir, *bindings, of_last=None):
+    """Starts two processes that train together; `of_last` is in the environment of the second."""
     sockets = [socket.socket() for _ in range(2)]
     for one in sockets:
         one.bind(("localhost", 0))
@@ -140,7 +140,8 @@ def cluster(workdir, *bindings):
     for index in range(2):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         options = ("train.distribution='multi_worker'", *bindings)
-        processes.append(start(1, workdir, *options, TF_CONFIG=json.dumps(task)))
+        environment = {"TF_CONFIG": json.dumps(task), **(of_last or {} if index else {})}
+        processes.append(start(1, workdir, *options, **environment))
     return processes
 
 
@@ -167,6 +168,15 @@ def test_two_processes_take_the_steps_of_one(alone, tmp_path):
     assert codes == [0, 0], errors
     assert_same_losses(rows(tmp_path), alone, rtol=0, atol=1e-5)
     assert (tmp_path / "model.keras").exists()
+
+
+def test_a_slow_worker_is_waited_for(alone, tmp_path):
+    codes, errors = ends(cluster(tmp_path, of_last={"SECONDS_A_STEP": "4"}))
+    assert codes == [0, 0], errors
+    found = rows(tmp_path)
+    assert_same_losses(found, alone, rtol=0, atol=1e-5)
+    # The chief did wait: of the rows after the first, whose step is traced, none is quick.
+    assert all(row["images_per_second"] < 16 / 3 for row in found[1:] if row["split"] == "train")
 
 
 def test_when_one_of_two_processes_is_killed_the_other_stops_and_both_resume(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_vmoe.models import moe_layers
-from keras_vmoe.trainers import optimizers, stopping
+from keras_vmoe.trainers import optimizers, run, stopping
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.trainers.tiny import train
 
@@ -168,6 +168,28 @@ def test_a_full_disk_keeps_what_was_saved(trained, tmp_path, capsys, monkeypatch
     assert "No space left on device" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in workdir.rglob("ckpt*")} == before
     assert (workdir / "model.keras").read_bytes() == model
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "."])
+def test_a_folder_that_vanishes_while_it_trains_loses_nothing_that_comes_after(
+    trained, tmp_path, capsys, monkeypatch, part
+):
+    workdir, on_step = tmp_path / "run", run.Run._on_step
+
+    def vanish(self, step):
+        if step == 3:
+            shutil.rmtree(workdir / part)
+        on_step(self, step)
+
+    monkeypatch.setattr(run.Run, "_on_step", vanish)
+    assert train(workdir, "train.checkpoint_every=2") == 0
+    assert f"{workdir / 'checkpoints'} has vanished" in capsys.readouterr().err
+    kept = [row for row in losses(trained) if row[0] >= 4 or part == "checkpoints"]
+    assert losses(workdir) == kept
+    for name in ("config.gin", "model.keras", "checkpoints/ckpt-6.index"):
+        assert (workdir / name).exists()
+    assert train(workdir, "train.checkpoint_every=2") == 0
+    assert "already trained to step 6" in capsys.readouterr().out
 
 
 def test_a_diverged_run_stops_before_it_saves(trained, tmp_path, capsys):
