@@ -30,7 +30,7 @@ COMMANDS = {
     "fewshot": Command("fewshot", "measure few-shot transfer of a trained model"),
     "repro": Command("repro.command", "show the claims of a paper in miniature, with numbers"),
     "figures": Command("figures", "draw the figures of V-MoE from finished runs"),
-    "tpu-compile": Command("tpu_compile", "tell what a run needs on a TPU, without a TPU"),
+    "tpu-compile": Command("tpu_compile.command", "tell what a run needs on a TPU, without a TPU"),
     "benchmark": Command("benchmark", "measure layers and models against their dense twins"),
 }
 

@@ -1,0 +1,150 @@
+"""One step compiled for one slice, and what is told of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, NamedTuple
+
+from keras_vmoe import distribution, text
+from keras_vmoe.distribution import StepCost, Topology
+from keras_vmoe.trainers.tpu_compile.steps import Steps, make_mesh
+
+GIB = 2**30
+# What the compiler leaves to programs: 15.75 of 16 GiB.
+USABLE = 15.75 / 16
+
+
+class Compilation(NamedTuple):
+    """One step on one slice.
+
+    Attributes:
+        topology: the slice.
+        mesh: of its devices.
+        cost: what a device needs.
+        how: "whole", or "2 and 4 blocks".
+        seconds: that it took.
+        gathered: all-gathers of expert kernels; None: not known.
+    """
+
+    topology: Topology
+    mesh: str
+    cost: StepCost
+    how: str
+    seconds: float
+    gathered: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device has the memory."""
+        return self.cost.fits and self.cost.hbm <= USABLE * self.topology.hbm_per_device
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        c = self.cost
+        return {
+            "topology": str(self.topology),
+            "chips": self.topology.chips,
+            "mesh": self.mesh,
+            "how": self.how,
+            "fits": self.fits,
+            "hbm_per_device": self.topology.hbm_per_device,
+            "parameters": c.parameters,
+            "optimizer": c.optimizer,
+            "other": c.other,
+            "flops": None if math.isnan(c.flops) else c.flops,
+            "bytes_accessed": None if math.isnan(c.bytes_accessed) else c.bytes_accessed,
+            "collectives": {k: {"count": n, "bytes": b} for k, (n, b) in c.exchanged().items()},
+            "expert_kernels_gathered": self.gathered,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def measure(
+    steps: Steps, topology: Topology, sizes: str | None, by_blocks: bool, quick: bool
+) -> Compilation:
+    """Compiles a step for a slice.
+
+    Args:
+        steps: what makes it.
+        topology: the slice.
+        sizes: of the mesh, see `make_mesh`.
+        by_blocks: compile models of 2 and 4 blocks, and extrapolate; else the whole.
+        quick: see `distribution.compile_step`.
+    """
+    began, mesh = time.monotonic(), make_mesh(steps, topology, sizes)
+    name = f"batch:{mesh.batch},expert:{mesh.expert}"
+
+    def one(blocks: tuple[int, int] | None = None) -> StepCost:
+        return distribution.compile_step(steps.step(mesh, blocks), steps.batch, quick)
+
+    if not by_blocks:
+        cost = one()
+        gathered = len(cost.gathered(steps.kernels)) if cost.fits else None
+        return Compilation(topology, name, cost, "whole", time.monotonic() - began, gathered)
+    sparse, dense = steps.sparse_blocks, steps.blocks - steps.sparse_blocks
+    small = [(2, 1), (4, 2)] if sparse else [(2, 0), (4, 0)]
+    if sparse and sparse != dense:
+        small.append((4, 1))
+    costs, gathered = [], 0
+    for blocks, experts in small:
+        cost = one((blocks, experts))
+        counts = (1, blocks - experts, experts)[: len(small)]
+        costs.append((counts, cost))
+        gathered += len(cost.gathered(steps.kernels))
+        if not cost.fits:
+            break
+    if not costs[-1][1].fits:
+        cost = costs[-1][1]
+    else:
+        cost = distribution.scaled(costs, (1, dense, sparse)[: len(small)])
+    seconds = time.monotonic() - began
+    return Compilation(topology, name, cost, "2 and 4 blocks", seconds, gathered)
+
+
+def report(row: Compilation) -> str:
+    """Returns what the command prints of a slice.
+
+    Args:
+        row: the slice, compiled for.
+    """
+    topology, cost = row.topology, row.cost
+    room = topology.hbm_per_device
+    verdict = "fits" if row.fits else "does not fit"
+    half = ", half of a chip's" if topology.num_devices > topology.chips else ""
+    unit, name = (GIB, "GiB") if cost.hbm >= GIB else (2**20, "MiB")
+    lines = [
+        f"slice     {topology}: {topology.chips} chips, {topology.num_devices} devices of "
+        f"{room / GIB:g} GiB{half}; mesh {row.mesh}",
+        f"compiled  {row.how}, in {row.seconds:.0f} s",
+        "",
+        *text.aligned(
+            [
+                ("memory of a device", name),
+                ("parameters", f"{cost.parameters / unit:.2f}"),
+                ("optimizer", f"{cost.optimizer / unit:.2f}"),
+                ("activations, gradients, buffers", f"{cost.other / unit:.2f}"),
+                ("all", f"{cost.hbm / unit:.2f}"),
+            ],
+            num_left=1,
+        ),
+        f"{verdict}: {cost.hbm / unit:.2f} {name} of {room / GIB:g} GiB",
+    ]
+    if not cost.fits:
+        return "\n".join(lines)
+    exchanged = [
+        (kind, f"{count if row.how == 'whole' else ''}", f"{size / 1e6:,.1f}")
+        for kind, (count, size) in cost.exchanged().items()
+    ]
+    gathered = "none" if not row.gathered else f"{row.gathered} times"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"a step of a device: {cost.flops / 1e9:,.1f} GFLOP, "
+            f"{cost.bytes_accessed / 1e9:,.2f} GB read and written",
+            "",
+            *text.aligned([("exchanges", "number", "MB a device"), *exchanged], num_left=1),
+            f"kernels of experts gathered: {gathered}",
+        ]
+    )
