@@ -26,7 +26,7 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
     - the average of the weights moves once an update, not once a batch;
     - `freeze`.
 
-    It needs the TensorFlow backend.
+    It runs on TensorFlow, with its replicas, and on JAX.
 
     Args:
         learning_rate: a number or a schedule over updates.
@@ -116,18 +116,19 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]
     ) -> None:
         pairs = [
-            (tf.convert_to_tensor(gradient), variable.value)
+            (ops.convert_to_tensor(gradient), variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
             if not self._plan.frozen[self._get_variable_index(variable)]
         ]
         if not pairs:
             return
+        if not _on_tensorflow():
+            gradients, variables = zip(*pairs, strict=True)
+            self._apply_purely(self._accumulated(gradients, variables), variables)
+            return
+        pairs = [(gradient, variable.value) for gradient, variable in pairs]
         gradients, variables = zip(*self._all_reduce_sum_gradients(pairs), strict=True)
-        if self.gradient_accumulation_steps:
-            sums = [self._accumulator(variable) for variable in variables]
-            gradients = [
-                g + tf.cast(a.value, g.dtype) for g, a in zip(gradients, sums, strict=True)
-            ]
+        gradients = self._accumulated(gradients, variables)
         tf.__internal__.distribute.interim.maybe_merge_call(
             self._update_or_keep,
             self._distribution_strategy,
@@ -137,16 +138,40 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
             self.learning_rate,
         )
 
-    def _scale(self, gradients: Sequence[tf.Tensor]) -> tf.Tensor | None:
+    def _apply_purely(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
+        # A step is a pure function, and cannot leave an update out: it takes it back.
+        state = [*self._trainable_variables, *self.variables]
+        before = [variable.value for variable in state]
+        scale, learning_rate = self._scale(gradients), self.learning_rate
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self._update_one(variable, gradient, scale, learning_rate)
+        if self.use_ema:
+            for variable in self._trainable_variables:
+                self._average_one(variable)
+        if not (steps := self.gradient_accumulation_steps):
+            return
+        is_last = ops.equal((self._iterations.value + 1) % steps, 0)
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(ops.where(is_last, variable.value, value))
+        for gradient, variable in zip(gradients, variables, strict=True):
+            kept = ops.where(is_last, ops.zeros_like(gradient), gradient)
+            self._accumulator(variable).assign(kept)
+
+    def _accumulated(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Sequence[Any]:
+        if not self.gradient_accumulation_steps:
+            return gradients
+        sums = [self._accumulator(variable).value for variable in variables]
+        return [g + ops.cast(a, g.dtype) for g, a in zip(gradients, sums, strict=True)]
+
+    def _scale(self, gradients: Sequence[Any]) -> Any:
         # What the sum of the gradients is multiplied by: one over their number, and clipping.
         share = 1.0 / (self.gradient_accumulation_steps or 1)
         if self.global_clipnorm is None:
-            return None if share == 1.0 else tf.constant(share)
-        halves = [tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in gradients]
-        norm = share * tf.sqrt(2.0 * tf.add_n(halves))
-        scale = share * tf.minimum(self.global_clipnorm / norm, 1.0)
+            return None if share == 1.0 else ops.convert_to_tensor(share, "float32")
+        norm = share * ops.sqrt(2.0 * _half_squares(gradients))
+        scale = share * ops.minimum(self.global_clipnorm / norm, 1.0)
         # A norm that is infinite must be seen: it would make an update of zeros.
-        return tf.where(tf.math.is_finite(norm), scale, float("nan"))
+        return ops.where(ops.isfinite(norm), scale, float("nan"))
 
     def _update_or_keep(
         self,
@@ -186,29 +211,41 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
 
     def _update_one(
         self,
-        variable: tf.Variable,
-        gradient: tf.Tensor,
-        scale: tf.Tensor | None,
-        learning_rate: tf.Tensor,
+        variable: Any,
+        gradient: Any,
+        scale: Any,
+        learning_rate: Any,
     ) -> None:
         if scale is not None:
-            gradient = gradient * tf.cast(scale, gradient.dtype)
+            gradient = gradient * ops.cast(scale, gradient.dtype)
         decay = self._plan.decay_rates[self._get_variable_index(variable)]
         if decay:
-            self.assign_sub(variable, variable * tf.cast(learning_rate * decay, variable.dtype))
+            self.assign_sub(variable, variable * ops.cast(learning_rate * decay, variable.dtype))
         self.update_step(gradient, variable, learning_rate)
 
-    def _average_one(self, variable: tf.Variable) -> None:
+    def _average_one(self, variable: Any) -> None:
         average = self._model_variables_moving_average[self._get_variable_index(variable)]
         if average is None:
             return
         # The first update's weights are the first average.
-        momentum = tf.where(tf.equal(self.iterations, 0), 0.0, self.ema_momentum)
-        share = tf.cast(1.0 - momentum, variable.dtype)
+        momentum = ops.where(ops.equal(self.iterations, 0), 0.0, self.ema_momentum)
+        share = ops.cast(1.0 - momentum, variable.dtype)
         self.assign_add(average, share * (variable - average.value))
 
-    def _accumulator(self, variable: tf.Variable) -> keras.Variable:
+    def _accumulator(self, variable: Any) -> keras.Variable:
         return self._accumulated_gradients[self._get_variable_index(variable)]
+
+
+def _on_tensorflow() -> bool:
+    return keras.backend.backend() == "tensorflow"
+
+
+def _half_squares(gradients: Sequence[Any]) -> Any:
+    """Half the sum of all squares."""
+    gradients = [ops.cast(gradient, "float32") for gradient in gradients]
+    if _on_tensorflow():
+        return tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients])
+    return 0.5 * sum(ops.sum(ops.square(gradient)) for gradient in gradients)
 
 
 class _Plan:
