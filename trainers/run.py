@@ -17,13 +17,23 @@ import orbit
 import tensorflow as tf
 
 from keras_vmoe import checkpoints, data, distribution, models
-from keras_vmoe.trainers import errors, gin_config, losses, meshed, optimizers, results, strategies
+from keras_vmoe.trainers import (
+    announcements,
+    batches,
+    errors,
+    gin_config,
+    losses,
+    meshed,
+    optimizers,
+    results,
+    strategies,
+)
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError, written_after
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.initialize import initialize
 from keras_vmoe.trainers.loop import ClassificationLoop
-from keras_vmoe.trainers.progress import Progress, duration
+from keras_vmoe.trainers.progress import Progress
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 from keras_vmoe.trainers.summaries import Summaries, begin_session
 from keras_vmoe.trainers.workdir import Workdir
@@ -63,7 +73,6 @@ class Run:
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
         self.notices = config.few_shot.prepare(self.source) if config.few_shot else []
-        self._channels = config.channels or self.source.image_shape[-1]
         with self._strategy.scope():
             self.model, self._optimizer = self._build()
         if replicas > 1:
@@ -265,7 +274,7 @@ class Run:
     def _make_model(self) -> keras.Model:
         return self.config.model(
             image_size=self.config.image_size,
-            channels=self._channels,
+            channels=batches.channels(self.config, self.source),
             num_classes=self.source.num_classes,
         )
 
@@ -298,35 +307,13 @@ class Run:
         return strategies.distribute(self._strategy, make, batch_size)
 
     def _batches(self, num_shards: int = 1, shard_index: int = 0) -> tf.data.Dataset:
-        return data.make_dataset(
-            self.source.eval,
-            batch_size=self._eval_batch_size,
-            num_shards=num_shards,
-            shard_index=shard_index,
-            image_size=self.config.image_size,
-            channels=self._channels,
-            crop=self.config.eval_crop,
-            cache=self.config.cache,
-            pad=True,
+        return batches.held_out_batches(
+            self.config, self.source, self._eval_batch_size, num_shards, shard_index
         )
 
     def _training_batches(self, num_shards: int = 1, shard_index: int = 0) -> tf.data.Dataset:
-        return data.make_dataset(
-            self.source.train,
-            num_shards=num_shards,
-            shard_index=shard_index,
-            batch_size=self.config.batch_size,
-            image_size=self.config.image_size,
-            channels=self._channels,
-            training=True,
-            seed=self.config.seed,
-            start_step=self.first_step,
-            crop=self.config.crop,
-            augment=self.config.augment,
-            mix=self.config.mix,
-            repeats=self.config.repeats,
-            num_classes=self.source.num_classes,
-            cache=self.config.cache,
+        return batches.training_batches(
+            self.config, self.source, self.first_step, num_shards, shard_index
         )
 
     def _loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -380,8 +367,7 @@ class Run:
                 raise self._diverged("the training loss is not finite", bad_step)
         else:
             self._progress.note(
-                f"step {step}/{self.total_steps}  held-out loss {output['loss']:.3f}  "
-                f"accuracy {output['accuracy']:.2%}"
+                announcements.of_evaluation(output, step, self.total_steps)
                 + "".join(f"  {name} {value:.2%}" for name, value in transfer.items())
             )
 
@@ -436,44 +422,23 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
                 file=sys.stderr,
             )
             return request.exit_code
-    _conclude(run, time.monotonic() - began)
+    announcements.conclude(run.source, own, time.monotonic() - began)
     return 0
 
 
 def _introduce(run: Run) -> None:
-    source, config = run.source, run.config
-    print(
-        f"data     {source.name}: {source.train.num_examples:,} images to train on, "
-        f"{source.eval.num_examples:,} held out, {source.num_classes} classes\n"
-        f"model    {type(run.model).__name__}: {run.model.count_params():,} parameters\n"
-        f"run      {run.total_steps:,} steps of {config.batch_size} images, seed {config.seed}\n"
-        f"workdir  {run.workdir.path}",
-        flush=True,
-    )
+    further: list[tuple[str, object]] = []
     if run.transfer:
-        print(f"weights  from {config.init_from}: {run.transfer}", flush=True)
+        further.append(("weights", f"from {run.config.init_from}: {run.transfer}"))
     if run.first_step:
-        print(f"resume   from step {run.first_step:,}", flush=True)
+        further.append(("resume", f"from step {run.first_step:,}"))
     for change in run.changes:
         of_length = change.startswith(("train.epochs ", "train.steps "))
         meaning = ": the learning rate goes on by the schedule of the new length"
-        print(f"changed  {change}{meaning if of_length else ''}", flush=True)
-    for notice in run.notices:
-        print(f"note     {notice}", flush=True)
-
-
-def _conclude(run: Run, seconds: float) -> None:
-    row = run.workdir.metrics.last("eval")
-    names = sorted(path.name for path in run.workdir.path.iterdir() if path.name[0] != ".")
-    if run.source.skipped:
-        print(
-            f"skipped  {len(run.source.skipped)} images that cannot be decoded, such as "
-            f"{run.source.skipped[0]}"
-        )
-    print(
-        f"done     held-out accuracy {row['accuracy']:.2%}, loss {row['loss']:.3f}, "
-        f"in {duration(seconds)}\nwrote    {', '.join(names)} to {run.workdir.path}",
-        flush=True,
+        further.append(("changed", f"{change}{meaning if of_length else ''}"))
+    further += [("note", notice) for notice in run.notices]
+    announcements.introduce(
+        run.config, run.source, run.model, run.total_steps, run.workdir, further
     )
 
 

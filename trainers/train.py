@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,11 @@ The same command again goes on where the run stopped; Ctrl-C stops it and keeps 
   keras-vmoe train --gin_file=runs/fashion_mnist.gin --gin_bindings=train.seed=1
   keras-vmoe train --gin_file=FILE --init_from=workdir/quickstart-seed0
   keras-vmoe train --gin_file=FILE --mesh=batch:2,expert:4
+  KERAS_BACKEND=jax keras-vmoe train --gin_file=FILE [--mesh=batch:2,expert:4]
+
+With KERAS_BACKEND=jax it trains on JAX, on all devices of the machine: the same data, steps,
+metrics.jsonl, model.keras and routing.png. JAX has no checkpoints to go on from, no TensorBoard
+logs, --init_from, --tpu, few-shot measurement or replicas.
 """
 
 
@@ -92,17 +99,19 @@ def main(argv: Sequence[str]) -> int:
     gin_config.load()
     for name in values.gin_file:
         gin_config.find(name)
+    _require_backend()
     return _train(values)
 
 
 def _train(values: flags.FlagValues) -> int:
     import keras
 
-    from keras_vmoe.trainers import configurables, run, workdir
+    from keras_vmoe.trainers import configurables, workdir
 
-    if (backend := keras.backend.backend()) != "tensorflow":
+    if (backend := keras.backend.backend()) not in ("tensorflow", "jax"):
         raise ValueError(
-            f"KERAS_BACKEND={backend!r}, but training runs on TensorFlow; unset KERAS_BACKEND"
+            f"KERAS_BACKEND={backend!r}, but training runs on TensorFlow and JAX; unset "
+            "KERAS_BACKEND"
         )
     bindings = list(values.gin_bindings)
     if values.init_from is not None:
@@ -114,7 +123,19 @@ def _train(values: flags.FlagValues) -> int:
     gin_config.parse(values.gin_file, bindings)
     config = configurables.train_config()
     path = values.workdir or workdir.default_path(values.gin_file[-1], config.seed)
+    if backend == "jax":
+        from keras_vmoe.trainers import jax_run as run
+    else:
+        from keras_vmoe.trainers import run
     return run.execute(config, workdir.Workdir(Path(path)))
+
+
+def _require_backend() -> None:
+    # Before Keras is imported, which says less.
+    if os.environ.get("KERAS_BACKEND") == "jax" and importlib.util.find_spec("jax") is None:
+        raise ImportError(
+            "JAX is not installed; KERAS_BACKEND='jax' needs: pip install 'keras-vmoe[jax]'"
+        )
 
 
 def _shipped_runs() -> str:

@@ -12,6 +12,7 @@ from keras_vmoe.distribution.jax_mesh import JaxMesh
 from keras_vmoe.distribution.placement import model_axes, slot_axes
 from keras_vmoe.distribution.rules import EXPERT_RULES, Rule
 from keras_vmoe.distribution.training import require_groups
+from keras_vmoe.layers import effects
 
 if TYPE_CHECKING:
     import jax
@@ -39,8 +40,8 @@ class JaxTrainStep:
 
     Returns:
         `{"loss", "auxiliary_loss", "accuracy"}`, numbers on the device: the mean loss of the
-        images, the model's own, and the share of images whose class has the highest logit. To
-        read one waits for the step.
+        images, the model's own, and the share of images whose class has the highest logit;
+        besides, by their names, the routing metrics of MoE layers. To read one waits for the step.
 
     Raises:
         ValueError: a batch that the mesh does not divide, or whose groups it does not divide.
@@ -77,13 +78,18 @@ class JaxTrainStep:
             optimizer.variables,
         )
         state = tuple([self._layouts[id(v)] for v in group] for group in self._groups)
+        # Told the layouts of what comes in, JAX compiles once: arrays that lie alike may be
+        # described otherwise, such as after an assignment.
         self._step = jax.jit(
-            self._take, donate_argnums=(0,), out_shardings=(state, mesh.layout(()))
+            self._take,
+            donate_argnums=(0,),
+            in_shardings=(state, mesh.layout(("batch",))),
+            out_shardings=(state, mesh.layout(())),
         )
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         share = len(self.mesh.jax.local_devices) / self.mesh.size
-        require_groups(self.model, self.mesh, round(len(batch["image"]) / share))
+        self._require_groups(round(len(batch["image"]) / share))
         state = tuple([v.value for v in group] for group in self._groups)
         with self.mesh.scope():
             state, results = self._step(state, self.mesh.split(dict(batch)))
@@ -110,7 +116,7 @@ class JaxTrainStep:
         """
         import jax
 
-        require_groups(self.model, self.mesh, batch["image"][0][0])
+        self._require_groups(batch["image"][0][0])
         spec = jax.ShapeDtypeStruct
         state = tuple(
             [spec(v.shape, v.dtype, sharding=self._layouts[id(v)]) for v in group]
@@ -123,28 +129,44 @@ class JaxTrainStep:
         with self.mesh.scope():
             return self._step.lower(state, parts)
 
+    def _require_groups(self, batch_size: int) -> None:
+        if self.mesh.size > 1:  # one device splits nothing
+            require_groups(self.model, self.mesh, batch_size)
+
     def _take(self, state: tuple, batch: Mapping[str, Any]) -> tuple[tuple, dict[str, Any]]:
         import jax
 
         trainable, others, slots = state
 
         def total(trainable: list[Any]) -> tuple[Any, tuple]:
-            logits, others_after, losses = self.model.stateless_call(
-                trainable, others, batch["image"], training=True, return_losses=True
-            )
+            with effects.collect_metrics() as updates:
+                logits, others_after, losses = self.model.stateless_call(
+                    trainable, others, batch["image"], training=True, return_losses=True
+                )
+            metrics = {metric.name: value for metric, value in updates}
             loss = kops.mean(self.loss(batch["label"], logits))
             auxiliary = sum((kops.cast(x, "float32") for x in losses), kops.zeros(()))
-            return loss + auxiliary, (loss, auxiliary, logits, others_after)
+            return loss + auxiliary, (loss, auxiliary, logits, others_after, metrics)
 
         compute = jax.value_and_grad(total, has_aux=True)
-        (_, (loss, auxiliary, logits, others)), gradients = compute(trainable)
+        (_, (loss, auxiliary, logits, others, metrics)), gradients = compute(trainable)
         trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
-        labels = batch["label"]
-        classes = labels if len(labels.shape) == 1 else kops.argmax(labels, -1)
-        hits = kops.equal(kops.argmax(logits, -1), kops.cast(classes, "int32"))
         results = {
             "loss": loss,
             "auxiliary_loss": auxiliary,
-            "accuracy": kops.mean(kops.cast(hits, "float32")),
+            "accuracy": kops.mean(hits(batch["label"], logits)),
+            **metrics,
         }
         return (list(trainable), list(others), list(slots)), results
+
+
+def hits(labels: Any, logits: Any) -> Any:
+    """1.0 for each image whose class has the highest logit, 0.0 for the others, `[b]`.
+
+    Args:
+        labels: class ids `[b]`, or probabilities `[b, classes]`.
+        logits: `[b, classes]`.
+    """
+    classes = labels if len(labels.shape) == 1 else kops.argmax(labels, -1)
+    found = kops.equal(kops.argmax(logits, -1), kops.cast(classes, "int32"))
+    return kops.cast(found, "float32")
