@@ -204,7 +204,9 @@ def scaled(costs: Sequence[tuple[Sequence[float], StepCost]], features: Sequence
         features: the counts of the larger model.
 
     Returns:
-        A `StepCost` without collectives' shapes: of each kind one, of that many bytes in all.
+        A `StepCost` without collectives' shapes: of each kind one, of that many bytes in all. Its
+        memory is that of each smaller model at least: where it is short, the compiler makes do
+        with less for the larger ones, by computing things again.
     """
     import numpy as np
 
@@ -225,7 +227,7 @@ def scaled(costs: Sequence[tuple[Sequence[float], StepCost]], features: Sequence
     return StepCost(
         round(mix(c.parameters for c in steps)),
         round(mix(c.optimizer for c in steps)),
-        round(mix(c.other for c in steps)),
+        max(round(mix(c.other for c in steps)), *(c.other for c in steps)),
         mix(c.flops for c in steps),
         mix(c.bytes_accessed for c in steps),
         tuple(collectives),

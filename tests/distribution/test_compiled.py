@@ -70,6 +70,13 @@ def test_larger_models_are_linear_in_their_blocks():
     assert found.fits
 
 
+def test_a_larger_model_takes_no_less_than_a_smaller_one():
+    """Where memory is short, the compiler saves more of it on larger models."""
+    short = cost(2)._replace(other=2500)
+    found = compiled.scaled([((1, 2), cost()), ((1, 4), short)], (1, 40))
+    assert found.other == 3000
+
+
 def test_a_small_model_that_does_not_fit_is_seen_in_the_larger():
     small = [((1, 2), cost()), ((1, 4), cost(2, fits=False))]
     assert not compiled.scaled(small, (1, 8)).fits

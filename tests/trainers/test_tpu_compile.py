@@ -82,15 +82,19 @@ def test_two_and_four_blocks_tell_of_six(whole):
 
 
 @pytest.mark.tpu_compile
-def test_what_does_not_fit_is_said_and_a_larger_slice_is_found():
-    big = {"train.batch_size": 65536, "train.image_size": 64}
-    done = call("--topology=v5e:2x2", **big)
+def test_what_does_not_fit_is_said():
+    done = call("--topology=v5e:2x2", **{"train.batch_size": 2**20, "train.image_size": 64})
     assert done.returncode == 1, done.stderr[-3000:]
     assert "does not fit: " in done.stdout
-    *tried, last = rows("--topology=v5e", **big)
-    assert all(row["chips"] < last["chips"] or row["how"] != "whole" for row in tried)
-    assert last["fits"]
-    assert last["how"] == "whole"
+
+
+@pytest.mark.tpu_compile
+def test_the_smallest_slice_is_found_and_checked():
+    small, whole = rows("--topology=v5e")
+    assert (small["topology"], whole["topology"]) == ("v5e:1x1", "v5e:1x1")
+    assert (small["how"], whole["how"]) == ("2 and 4 blocks", "whole")
+    assert whole["fits"]
+    assert whole["mesh"] == "batch:1,expert:1"
 
 
 @pytest.mark.tpu_compile
