@@ -10,6 +10,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_vmoe.ops.layout import lay_out
 from keras_vmoe.ops.top_k import top_k
 from keras_vmoe.ops.validation import (
     require,
@@ -123,7 +124,8 @@ def load_loss(
     )
     threshold = top_k(noisy_logits, num_selected)[0][..., -1:]
     margin = (threshold - logits) / (noise_std * math.sqrt(2.0))
-    chosen = 0.5 * (1.0 - ops.erf(margin))
+    # A compiler that starts from the mean, a scalar, would gather all tokens first.
+    chosen = lay_out(0.5 * (1.0 - ops.erf(lay_out(margin, "batch"))), "batch")
     return squared_coefficient_of_variation(_token_mean(chosen, mask))
 
 
