@@ -78,19 +78,14 @@ class JaxTrainStep:
             optimizer.variables,
         )
         state = tuple([self._layouts[id(v)] for v in group] for group in self._groups)
-        # Told the layouts of what comes in, JAX compiles once: arrays that lie alike may be
-        # described otherwise, such as after an assignment.
         self._step = jax.jit(
-            self._take,
-            donate_argnums=(0,),
-            in_shardings=(state, mesh.layout(("batch",))),
-            out_shardings=(state, mesh.layout(())),
+            self._take, donate_argnums=(0,), out_shardings=(state, mesh.layout(()))
         )
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         share = len(self.mesh.jax.local_devices) / self.mesh.size
         self._require_groups(round(len(batch["image"]) / share))
-        state = tuple([v.value for v in group] for group in self._groups)
+        state = tuple([self._value_of(v) for v in group] for group in self._groups)
         with self.mesh.scope():
             state, results = self._step(state, self.mesh.split(dict(batch)))
         for group, values in zip(self._groups, state, strict=True):
@@ -128,6 +123,15 @@ class JaxTrainStep:
         }
         with self.mesh.scope():
             return self._step.lower(state, parts)
+
+    def _value_of(self, variable: keras.Variable) -> jax.Array:
+        # A value that lies where it should, but says so in other words, as one that was assigned
+        # may, would make JAX compile the step once more.
+        import jax
+
+        value, layout = variable.value, self._layouts[id(variable)]
+        as_told = value.committed and value.sharding == layout
+        return value if as_told else jax.device_put(value, layout)
 
     def _require_groups(self, batch_size: int) -> None:
         if self.mesh.size > 1:  # one device splits nothing

@@ -125,6 +125,16 @@ def collectives(sizes):
         print(name, *sorted(set(re.findall(rf"\[([0-9,]*)\]\S* {name}\(", text))))
 
 
+def compilations(sizes):
+    """How often the step is compiled, for three steps with an assignment in between."""
+    mesh, model, step = on_mesh(sizes)
+    for batch in make_batches()[:3]:
+        step(batch)
+        for variable in (*model.trainable_variables, *step.optimizer.variables):
+            distribution.assign(variable, distribution.to_numpy(variable, mesh), mesh)
+    print("compiled", step._step._cache_size())
+
+
 def births(sizes):
     """How many experts were drawn at a time, and whether the values are those without a mesh."""
     drawn, part = set(), _Stacked.part
@@ -166,5 +176,5 @@ def fit(sizes):
 
 
 if __name__ == "__main__":
-    parts = (numbers, alone, memory, collectives, births, fit)
+    parts = (numbers, alone, memory, collectives, compilations, births, fit)
     {part.__name__: part for part in parts}[sys.argv[1]](*sys.argv[2:])

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.jax, pytest.mark.multi_device]
 
 
-def run(*words, backend="jax"):
+def run(*words, backend="jax", devices=8):
     """The lines that a part of the program prints, as words."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.distribution.jax_program", *words],
@@ -24,7 +24,7 @@ def run(*words, backend="jax"):
             **os.environ,
             "KERAS_BACKEND": backend,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         },
         cwd=ROOT,
         capture_output=True,
@@ -71,6 +71,11 @@ def test_tokens_travel_and_experts_stay():
     assert exchanged
     # 12 x 20 is a kernel of an expert, in both directions.
     assert not [shape for shape in gathered if {"12", "20"} <= set(shape.split(","))]
+
+
+def test_a_step_is_compiled_once():
+    # On one device JAX has most words for the place of an array.
+    assert run("compilations", "batch:1,expert:1", devices=1) == [["compiled", "1"]]
 
 
 def test_experts_are_born_apart_with_the_values_that_they_have_without_a_mesh():
