@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 GIB = 2**30
+DOES_NOT_FIT = 3
 MODELS = {
     "S/32, every 2": "s32_every2_jft",
     "B/16, every 2": "b16_every2_jft",
@@ -23,6 +24,7 @@ MODELS = {
     "15B, every 2": "15b_every2_jft",
 }
 FAMILIES = ("v5e", "v5p")
+HOW = ("--quick", "--dtype=mixed_bfloat16")
 IMAGES_PER_CHIP = 64
 CHIPS = {8: "2x2x2", 32: "2x4x4", 128: "4x4x8", 512: "8x8x8"}
 EXPERTS = (8, 32, 128, 512)
@@ -35,8 +37,7 @@ def compiled(folder: Path, name: str, *words: str) -> list[dict]:
         command = [*(sys.executable, "-m", "keras_vmoe.trainers.cli", "tpu-compile"), *words]
         print("keras-vmoe tpu-compile", *words, file=sys.stderr, flush=True)
         done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
-        # 1 says that it does not fit, and comes with rows.
-        if not done.stdout.startswith("["):
+        if done.returncode not in (0, DOES_NOT_FIT):
             sys.exit(f"compile_table: {name} failed with exit code {done.returncode}")
         path.write_text(done.stdout)
     return json.loads(path.read_text())
@@ -56,7 +57,8 @@ def cells(row: dict) -> tuple[str, ...]:
         f"{row['collectives'].get(kind, {'bytes': 0})['bytes'] / 1e6:,.0f}"
         for kind in ("all-to-all", "all-reduce", "all-gather")
     ]
-    return (*memory, f"{row['flops'] / 1e12:.1f}", *exchanges)
+    flops = "–" if row["flops"] is None else f"{row['flops'] / 1e12:.1f}"
+    return (*memory, flops, *exchanges)
 
 
 def smallest_slices(folder: Path) -> str:
@@ -64,16 +66,19 @@ def smallest_slices(folder: Path) -> str:
     rows = []
     for model, file in MODELS.items():
         for remat in ("noremat", "remat"):
-            words = (f"--gin_file=runs/vmoe/{file}.gin", f"--{remat}", "--quick")
+            words = (f"--gin_file=runs/vmoe/{file}.gin", f"--{remat}", *HOW)
             for family in FAMILIES:
                 found = compiled(folder, f"{file}-{remat}-{family}", *words, f"--topology={family}")
                 if found and found[-1]["fits"]:
                     break
+            on = "on" if remat == "remat" else "off"
+            if not found or not found[-1]["fits"]:
+                rows.append((model, on, "none", *[""] * 10))
+                continue
             last = found[-1]
             by_blocks = [r for r in found if r["topology"] == last["topology"] and r is not last]
             guess = sum(by_blocks[-1][name] for name in ("parameters", "optimizer", "other")) / GIB
             where = (f"{last['topology']} ({last['chips']})", last["mesh"])
-            on = "on" if remat == "remat" else "off"
             rows.append((model, on, *where, f"{guess:.2f}", *cells(last)))
     head = (
         *("model", "remat", "smallest slice (chips)", "mesh", "by 2 and 4 blocks, GiB"),
@@ -94,8 +99,8 @@ def growth(folder: Path) -> str:
             "from_variant.num_experts": experts,
         }
         words = [f"--gin_bindings={name}={value}" for name, value in bindings.items()]
-        words += [f"--gin_file=runs/vmoe/{file}.gin", f"--topology=v5p:{shape}"]
-        (row,) = compiled(folder, f"growth-{chips}-{experts}", *words, "--blocks=2,4", "--quick")
+        words += [f"--gin_file=runs/vmoe/{file}.gin", f"--topology=v5p:{shape}", *HOW]
+        (row,) = compiled(folder, f"growth-{chips}-{experts}", *words, "--blocks=2,4")
         rows.append((str(chips), str(experts), row["mesh"], *cells(row)))
     head = (
         *("chips", "experts", "mesh", "parameters", "optimizer", "other", "all, GiB", "TFLOP"),

@@ -52,7 +52,8 @@ def _swap_on_mesh(pairs: list[tuple[keras.Variable, keras.Variable]]) -> None:
 
 
 def _swap(pairs: list[tuple[keras.Variable, keras.Variable]]) -> None:
+    on_jax = keras.backend.backend() == "jax"  # where arrays never change
     for weight, average in pairs:
-        weight_value = keras.ops.convert_to_numpy(weight.value)
+        weight_value = weight.value if on_jax else keras.ops.convert_to_numpy(weight.value)
         weight.assign(average.value)
         average.assign(weight_value)

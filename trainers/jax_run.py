@@ -1,6 +1,7 @@
 """A training run on the JAX backend: data, training, evaluation, results; nothing to resume.
 
-It takes the steps of `run` on TensorFlow and writes the same rows. What it lacks is refused.
+It takes the steps of `run` on TensorFlow and writes the same rows. What it lacks is refused, where
+results depend on it; `checkpoint_every` and the like go unheard, as a note at the start says.
 """
 
 from __future__ import annotations
@@ -234,10 +235,15 @@ def make_mesh(text: str | None) -> distribution.JaxMesh:
         text: such as "batch:2,expert:4".
 
     Raises:
-        ValueError: another text, or other sizes than the devices have.
+        ValueError: another text, other sizes than the devices have, or several processes.
     """
     import jax
 
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"training on JAX is for one process, this job has {jax.process_count()}; for several, "
+            "distribution.JaxTrainStep takes each one's share of a batch"
+        )
     if text is None:
         return distribution.JaxMesh(batch=jax.device_count())
     sizes = parse_sizes(text)

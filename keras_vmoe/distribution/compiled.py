@@ -104,8 +104,7 @@ def compile_step(
 
     lowered = step.lower(batch)
     options = {"exec_time_optimization_effort": -1.0} if quick else {}
-    parameters = _bytes(step, step.model.variables)
-    optimizer = _bytes(step, step.optimizer.variables)
+    parameters, optimizer = static_bytes(step)
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
@@ -132,13 +131,13 @@ def compile_step(
     )
 
 
-def static_bytes(step: JaxTrainStep) -> int:
-    """Bytes of the variables of model and optimizer on a device; nothing is compiled.
+def static_bytes(step: JaxTrainStep) -> tuple[int, int]:
+    """Bytes of the model's and of the optimizer's variables on a device; nothing is compiled.
 
     Args:
         step: its model and optimizer may be without values.
     """
-    return _bytes(step, [*step.model.variables, *step.optimizer.variables])
+    return _bytes(step, step.model.variables), _bytes(step, step.optimizer.variables)
 
 
 def _bytes(step: JaxTrainStep, variables: Iterable[keras.Variable]) -> int:
@@ -178,8 +177,9 @@ def find_collectives(text: str) -> list[Collective]:
         match = _RESULT.match(line)
         if match:
             arrays = [(dtype, _shape(sizes)) for dtype, sizes in _ARRAY.findall(match[1])]
-            if match[3]:
-                # What begins has the operands before the results, and counters after them.
+            if match[3] and match[2] != "all-reduce":
+                # What begins has the operands before the results, and counters after them; but of
+                # all-reduce the results alone.
                 arrays = [a for a in arrays if a[1]]
                 arrays = arrays[len(arrays) // 2 :]
             found.append(Collective(match[2], tuple(arrays)))

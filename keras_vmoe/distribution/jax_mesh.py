@@ -61,8 +61,8 @@ class JaxMesh(Grid):
         require(
             len(devices) == self.size,
             f"batch * expert must be the number of devices, {len(devices)}. "
-            f"Received: {self}, which has {self.size}; "
-            "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N devices of a CPU",
+            f"Received: {self}, which has {self.size}; name some by devices=; on a CPU, "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=N makes N",
         )
         self.devices = np.array(devices).reshape(batch, expert)
         self.jax = jax.sharding.Mesh(self.devices, AXES)
@@ -90,6 +90,16 @@ class JaxMesh(Grid):
         spec = [batch if axis == "batch" else axis for axis in axes]
         return jax.sharding.NamedSharding(self.jax, jax.sharding.PartitionSpec(*spec))
 
+    def variable_layout(self, axes: Sequence[str | None]) -> jax.sharding.NamedSharding:
+        """JAX's layout of a variable: `"batch"` is the rows alone.
+
+        Args:
+            axes: for each leading axis `"batch"`, `"expert"` or `None`.
+        """
+        import jax
+
+        return jax.sharding.NamedSharding(self.jax, jax.sharding.PartitionSpec(*axes))
+
     def lay_out(self, tensor: Any, axes: Sequence[str | None]) -> Any:
         """A tensor in another layout; what `ops.lay_out` does within `scope`.
 
@@ -115,7 +125,7 @@ class JaxMesh(Grid):
         """Keras' own distribution of the same rules, for models that `fit` trains.
 
         Args:
-            rules: see `rules.axes_of`.
+            rules: see `rules.axes_of`; here no two of them may match the same variable.
 
         Example:
 
@@ -141,12 +151,12 @@ class JaxMesh(Grid):
             variable: a Keras variable, with a value or without one yet.
             axes: as of `layout`.
         """
-        layout = keras.distribution.TensorLayout(list(axes), self.keras)
+        layout = self.variable_layout(axes)
         initializer = storage.initializer_of(variable)
         if initializer is None:
             value = keras.distribution.distribute_tensor(variable.value, layout)
         else:
-            value = self._made(variable, axes, storage.parts_of(initializer, variable))
+            value = self._made(variable, layout, storage.parts_of(initializer, variable))
         # Keras keeps to it whenever the variable is assigned.
         variable._layout = layout
         storage.set_storage(variable, value)
@@ -154,21 +164,22 @@ class JaxMesh(Grid):
     def _made(
         self,
         variable: keras.Variable,
-        axes: Sequence[str | None],
+        layout: jax.sharding.NamedSharding,
         part_of: Callable[[storage.Borders], Any],
     ) -> jax.Array:
+        """An array on the mesh; the host holds one part of it at a time, drawn once."""
         import jax
 
-        shape, made = tuple(variable.shape), {}
-
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        shape = tuple(variable.shape)
+        owners: dict[storage.Borders, list[jax.Device]] = {}
+        for device, index in layout.addressable_devices_indices_map(shape).items():
             borders = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
-            if borders not in made:
-                made.clear()  # the host holds one part at a time
-                made[borders] = np.asarray(part_of(borders))
-            return made[borders]
-
-        return jax.make_array_from_callback(shape, self.layout(axes), part)
+            owners.setdefault(borders, []).append(device)
+        arrays = []
+        for borders, devices in owners.items():
+            part = np.asarray(part_of(borders))
+            arrays += [jax.device_put(part, device) for device in devices]
+        return jax.make_array_from_single_device_arrays(shape, layout, arrays)
 
     def split(self, values: Any) -> Any:
         """Puts a batch on the mesh, its first axis split over the devices.

@@ -10,7 +10,7 @@ from keras import ops as kops
 
 from keras_vmoe.distribution.jax_mesh import JaxMesh
 from keras_vmoe.distribution.placement import model_axes, slot_axes
-from keras_vmoe.distribution.rules import EXPERT_RULES, Rule
+from keras_vmoe.distribution.rules import Rule
 from keras_vmoe.distribution.training import require_groups
 from keras_vmoe.layers import effects
 
@@ -28,9 +28,9 @@ class JaxTrainStep:
 
     Args:
         mesh: where model and optimizer are.
-        model: maps images to logits; of `build_model` or `place_model`, or without values, of
-            `unallocated_model`, where the step is compiled and not run.
-        optimizer: of `build_optimizer`; or built without values.
+        model: maps images to logits; of `build_model` or `place_model`; to `lower` the step, one
+            made under `storage.unallocated` will do.
+        optimizer: of `build_optimizer`; to `lower`, built under `unallocated`.
         loss: `(labels, logits)` to one number an image.
         rules: those that the model was placed by.
 
@@ -64,14 +64,14 @@ class JaxTrainStep:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         loss: Loss,
-        rules: Sequence[Rule] = EXPERT_RULES,
+        rules: Sequence[Rule] | None = None,
     ) -> None:
         import jax
 
         self.mesh, self.model, self.optimizer, self.loss = mesh, model, optimizer, loss
-        axes = {id(v): mesh.layout(along) for v, along in model_axes(model, mesh, rules)}
-        slots = {id(v): mesh.layout(along) for v, along in slot_axes(optimizer, model, mesh, rules)}
-        self._layouts = axes | slots
+        axes = {id(v): mesh.variable_layout(along) for v, along in model_axes(model, mesh, rules)}
+        slots = slot_axes(optimizer, model, mesh, rules)
+        self._layouts = axes | {id(v): mesh.variable_layout(along) for v, along in slots}
         self._groups = (
             model.trainable_variables,
             model.non_trainable_variables,
@@ -129,6 +129,11 @@ class JaxTrainStep:
         # may, would make JAX compile the step once more.
         import jax
 
+        if variable._value is None:
+            raise ValueError(
+                f"{variable.path} has no value: make the model by distribution.build_model, and "
+                "the optimizer by build_optimizer"
+            )
         value, layout = variable.value, self._layouts[id(variable)]
         as_told = value.committed and value.sharding == layout
         return value if as_told else jax.device_put(value, layout)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def build_model(
-    make: Callable[[], keras.Model], mesh: AnyMesh, rules: Sequence[Rule] = EXPERT_RULES
+    make: Callable[[], keras.Model], mesh: AnyMesh, rules: Sequence[Rule] | None = None
 ) -> keras.Model:
     """Makes a model whose weights are born on the mesh: no device ever holds all experts.
 
@@ -29,7 +29,7 @@ def build_model(
         make: returns a built model, such as one of this package's; its variables have
             initializers, as those of `add_weight` do.
         mesh: whose devices the weights go to.
-        rules: see `rules.axes_of`.
+        rules: see `rules.axes_of`; `None` is `EXPERT_RULES` where the model has experts.
 
     Raises:
         ValueError: rules that do not fit model and mesh.
@@ -53,13 +53,13 @@ def build_model(
     return model
 
 
-def place_model(model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] = EXPERT_RULES) -> None:
+def place_model(model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] | None = None) -> None:
     """Moves a built model to the mesh, with its metrics; values stay as they are.
 
     Args:
         model: a built model.
         mesh: whose devices the weights go to.
-        rules: see `rules.axes_of`.
+        rules: see `rules.axes_of`; `None` is `EXPERT_RULES` where the model has experts.
 
     Raises:
         ValueError: rules that do not fit model and mesh, a dispatch of a MoE layer that cannot run
@@ -71,14 +71,14 @@ def place_model(model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] = EXPER
 
 
 def model_axes(
-    model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] = EXPERT_RULES
+    model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] | None = None
 ) -> list[tuple[keras.Variable, Axes]]:
     """The variables of a model, each with the axes that it is split along.
 
     Args:
         model: a built model.
         mesh: where it lies or will lie.
-        rules: see `rules.axes_of`.
+        rules: see `rules.axes_of`; `None` is `EXPERT_RULES` where the model has experts.
 
     Raises:
         ValueError: rules that do not fit model and mesh, a dispatch of a MoE layer that cannot run
@@ -90,8 +90,10 @@ def model_axes(
             f"dispatch of {layer.name!r} must be 'auto' or 'einsum' on a mesh: the others mix the "
             f"groups of all devices. Received: dispatch={layer.dispatch!r}",
         )
-    variables = model.variables
-    axes = axes_of(variables, mesh, rules, _expert_variables(model))
+    variables, experts = model.variables, _expert_variables(model)
+    if rules is None:
+        rules = EXPERT_RULES if experts else ()
+    axes = axes_of(variables, mesh, rules, experts)
     return list(zip(variables, axes, strict=True))
 
 
@@ -116,7 +118,7 @@ def build_optimizer(
     optimizer: keras.optimizers.Optimizer,
     model: keras.Model,
     mesh: AnyMesh,
-    rules: Sequence[Rule] = EXPERT_RULES,
+    rules: Sequence[Rule] | None = None,
 ) -> keras.optimizers.Optimizer:
     """Builds an optimizer for a model on the mesh: its slots are split as their variables are.
 
@@ -154,7 +156,7 @@ def place_optimizer(
     optimizer: keras.optimizers.Optimizer,
     model: keras.Model,
     mesh: AnyMesh,
-    rules: Sequence[Rule] = EXPERT_RULES,
+    rules: Sequence[Rule] | None = None,
 ) -> None:
     """Moves the slots of an optimizer to the mesh.
 
@@ -172,7 +174,7 @@ def slot_axes(
     optimizer: keras.optimizers.Optimizer,
     model: keras.Model,
     mesh: AnyMesh,
-    rules: Sequence[Rule] = EXPERT_RULES,
+    rules: Sequence[Rule] | None = None,
 ) -> list[tuple[keras.Variable, Axes]]:
     """The variables of a built optimizer, each with the axes that it is split along.
 
@@ -185,9 +187,7 @@ def slot_axes(
     # Keras names a slot after the path of its variable.
     by_prefix = {
         variable.path.replace("/", "_") + "_": (variable, axes)
-        for variable, axes in zip(
-            model.variables, axes_of(model.variables, mesh, rules), strict=True
-        )
+        for variable, axes in model_axes(model, mesh, rules)
     }
     return [(slot, _slot_axes(slot, by_prefix)) for slot in optimizer.variables]
 

@@ -20,12 +20,10 @@ class Family(NamedTuple):
 
     Attributes:
         hbm: memory of a chip in bytes.
-        cores: devices of a chip, which share its memory.
-        slices: the shapes that exist, smallest first.
+        slices: shapes of it, smallest first.
     """
 
     hbm: int
-    cores: int
     slices: tuple[str, ...]
 
 
@@ -33,14 +31,14 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 
 FAMILIES = {
-    "v4": Family(32 * GIB, 2, _CUBES),
-    "v5e": Family(16 * GIB, 1, _FLAT),
-    "v5p": Family(95 * GIB, 1, _CUBES),
-    "v6e": Family(32 * GIB, 1, _FLAT),
+    "v4": Family(32 * GIB, _CUBES),
+    "v5e": Family(16 * GIB, _FLAT),
+    "v5p": Family(95 * GIB, _CUBES),
+    "v6e": Family(32 * GIB, _FLAT),
 }
 
 # The compiler asks the machine which TPU it is on, and waits for an answer, unless it is told.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -61,8 +59,8 @@ class Topology(NamedTuple):
 
     >>> from keras_vmoe.distribution import Topology
     >>> slice = Topology.parse("v4:2x2x2")
-    >>> slice.chips, slice.num_devices, slice.hbm_per_device // 2**30
-    (8, 16, 16)
+    >>> slice.chips, slice.hbm // 2**30
+    (8, 32)
     """
 
     family: str
@@ -76,7 +74,7 @@ class Topology(NamedTuple):
             text: family and shape, such as `"v5e:4x8"`.
 
         Raises:
-            ValueError: a family or a shape that does not exist; the message lists those that do.
+            ValueError: an unknown family or shape; the message lists those that are known.
         """
         family, _, shape = text.partition(":")
         require(
@@ -87,7 +85,7 @@ class Topology(NamedTuple):
         slices = FAMILIES[family].slices
         require(
             shape in slices,
-            f"topology must be a slice that exists; of {family} there are {', '.join(slices)}. "
+            f"topology must be one of the slices known here, of {family} {', '.join(slices)}. "
             f"Received: topology={text!r}",
         )
         return cls(family, shape)
@@ -98,22 +96,20 @@ class Topology(NamedTuple):
         return math.prod(map(int, self.shape.split("x")))
 
     @property
-    def num_devices(self) -> int:
-        """The number of devices that a program sees: on v4 a chip is two."""
-        return self.chips * FAMILIES[self.family].cores
-
-    @property
-    def hbm_per_device(self) -> int:
-        """Bytes of memory that a device has: on v4 half of the chip's."""
-        return FAMILIES[self.family].hbm // FAMILIES[self.family].cores
+    def hbm(self) -> int:
+        """Bytes of memory of a chip."""
+        return FAMILIES[self.family].hbm
 
     def devices(self) -> list[jax.Device]:
-        """Devices that the TPU compiler can compile for, and nothing can run on.
+        """Devices that the TPU compiler can compile for, and nothing can run on: one a chip.
+
+        Sets `ENVIRONMENT` in this process, where it is not set, which is for machines without a
+        TPU: elsewhere use a process of its own, as `keras-vmoe tpu-compile` does.
 
         Raises:
             ImportError: without `jax[tpu]`, which brings the compiler.
         """
-        for name, value in _ENVIRONMENT.items():
+        for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
             import libtpu  # noqa: F401
@@ -122,9 +118,14 @@ class Topology(NamedTuple):
             raise ImportError(
                 "compiling for TPU needs its compiler: pip install 'keras-vmoe[tpu_compile]'"
             ) from error
-        # The compiler takes a host for one of four chips unless it is told.
-        host = {"chips_per_host_bounds": (1, 1, 1)} if self.chips == 1 else {}
-        return list(topologies.get_topology_desc(str(self), "tpu", **host).devices)
+        options: dict[str, object] = {}
+        if self.chips == 1:
+            # The compiler takes a host for one of four chips unless it is told.
+            options["chips_per_host_bounds"] = (1, 1, 1)
+        if self.family == "v4":
+            # The two cores of a chip as one device, with all of its memory, as JAX has it there.
+            options["chip_config_name"] = "megacore"
+        return list(topologies.get_topology_desc(str(self), "tpu", **options).devices)
 
     def __str__(self) -> str:
         return f"{self.family}:{self.shape}"

@@ -19,11 +19,13 @@ class _Stacked:
 
     def __init__(self, initializer: Any, count: int, shared: bool, place: int) -> None:
         self.shared = shared
-        # A copy per draw: an initializer gives the same numbers at every call, and a copy of one
-        # whose seed was given gives them too.
-        self._draws = [initializer.clone() for _ in range(1 if shared else count)]
-        for i, draw in enumerate(self._draws):
-            if isinstance(getattr(draw, "seed", None), int):
+        count = 1 if shared else count
+        self._draws = [initializer] * count
+        # An initializer gives the same numbers at every call: each draw has a copy of its own, with
+        # another seed. What draws from a generator of seeds, and a function, are left as they are.
+        if isinstance(getattr(initializer, "seed", None), int):
+            self._draws = [initializer.clone() for _ in range(count)]
+            for i, draw in enumerate(self._draws):
                 draw.seed = draw.seed + place * count + i
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:

@@ -165,7 +165,8 @@ def _queue_slots(expert: Any, order: Any, num_experts: int) -> Any:
     """The place of each choice in its expert's queue.
 
     All first choices stand before any second choice, and within a rank the tokens stand in
-    `order`. Found by two stable sorts, so that nothing of size `s * e` is made.
+    `order`. Found by two stable sorts, so that nothing of size `s * e` is made
+    (but by JAX outside of `jit`, for the counts).
 
     Args:
         expert: `[g, s, k]` int32; `num_experts` itself for choices that stand in no queue.

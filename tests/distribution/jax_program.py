@@ -5,13 +5,13 @@
 """
 
 import contextlib
-import re
 import sys
 
 import keras
 import numpy as np
 
 from keras_vmoe import distribution, models
+from keras_vmoe.distribution.compiled import find_collectives
 from keras_vmoe.layers.experts import _Stacked
 
 SIZES = {"image_size": 16, "patch_size": 8, "width": 12, "mlp_dim": 20, "num_heads": 2}
@@ -120,9 +120,10 @@ def collectives(sizes):
     """The shapes of the step's all-to-alls and all-gathers, each shape once."""
     *_, step = on_mesh(sizes)
     batch = {"image": ((BATCH, 16, 16, 3), "float32"), "label": ((BATCH, CLASSES), "float32")}
-    text = step.lower(batch).compile().as_text()
+    found = find_collectives(step.lower(batch).compile().as_text())
     for name in ("all-to-all", "all-gather"):
-        print(name, *sorted(set(re.findall(rf"\[([0-9,]*)\]\S* {name}\(", text))))
+        shapes = {shape for c in found if c.kind == name for _, shape in c.shapes}
+        print(name, *sorted(",".join(map(str, shape)) for shape in shapes))
 
 
 def compilations(sizes):

@@ -13,6 +13,7 @@ HloModule jit_step
   %get-tuple-element.161 = s32[128]{0:T(1024)S(1)} get-tuple-element(%all-reduce.87), index=1
   ROOT %all-gather-start.2 = (f32[4,16]{1,0}, f32[32,16]{1,0}, u32[]) all-gather-start(%c)
   %all-gather-done.2 = f32[32,16]{1,0} all-gather-done(%all-gather-start.2)
+  %all-reduce-start.4 = (f32[1024]{0}, f32[]) all-reduce-start(%a, %b)
   %reduce-scatter.3 = pred[5]{0} reduce-scatter(%d)
 """
 
@@ -30,6 +31,7 @@ def test_exchanges_are_found_with_their_sizes():
         ("all-to-all", 8 * 4 * 108 * 512 * 2),
         ("all-reduce", 128 * 4 + 16 * 4),
         ("all-gather", 32 * 16 * 4),
+        ("all-reduce", 1025 * 4),
         ("reduce-scatter", 5),
     ]
 
@@ -39,7 +41,7 @@ def test_exchanges_of_a_kind_are_added_up():
     assert step.exchanged() == {
         "all-to-all": (2, 2 * 8 * 4 * 108 * 512 * 2),
         "all-gather": (2, 2 * 2048),
-        "all-reduce": (2, 2 * 576),
+        "all-reduce": (4, 2 * (576 + 4100)),
         "reduce-scatter": (2, 10),
     }
 

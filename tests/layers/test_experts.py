@@ -54,10 +54,17 @@ def test_initial_weights_are_shared_or_not(seed):
             assert not any(differ) if shared else all(differ)
 
 
+def function_of_a_shape(shape, dtype=None):
+    return keras.random.uniform(shape, dtype=dtype)
+
+
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("seed", [None, 7, "generator", "function"])
 def test_the_two_kernels_of_an_expert_have_draws_of_their_own(shared, seed):
-    initializer = keras.initializers.GlorotUniform(seed)
+    initializer = function_of_a_shape
+    if seed != "function":
+        seed = keras.random.SeedGenerator(7) if seed == "generator" else seed
+        initializer = keras.initializers.GlorotUniform(seed)
     experts = layers.ExpertMLP(4, 64, shared_init=shared, kernel_initializer=initializer)
     experts.build((None, 64))
     hidden, output = np.asarray(experts.hidden_kernel), np.asarray(experts.output_kernel)

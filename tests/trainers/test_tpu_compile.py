@@ -28,7 +28,8 @@ def call(*words, environment=None, **bindings):
     return subprocess.run(
         [
             *(sys.executable, "-m", "keras_vmoe.trainers.cli", "tpu-compile"),
-            *("--gin_file=runs/quickstart.gin", "--quick", *bound, *words),
+            *("--gin_file=runs/quickstart.gin", "--quick", "--dtype=mixed_bfloat16"),
+            *(*bound, *words),
         ],
         env={**os.environ, **(environment or {})},
         capture_output=True,
@@ -84,7 +85,7 @@ def test_two_and_four_blocks_tell_of_six(whole):
 @pytest.mark.tpu_compile
 def test_what_does_not_fit_is_said():
     done = call("--topology=v5e:2x2", **{"train.batch_size": 2**20, "train.image_size": 64})
-    assert done.returncode == 1, done.stderr[-3000:]
+    assert done.returncode == 3, done.stderr[-3000:]
     assert "does not fit: " in done.stdout
 
 
@@ -95,13 +96,21 @@ def test_the_smallest_slice_is_found_and_checked():
     assert (small["how"], whole["how"]) == ("2 and 4 blocks", "whole")
     assert whole["fits"]
     assert whole["mesh"] == "batch:1,expert:1"
+    assert "count" not in small["collectives"].get("all-reduce", {})
+
+
+@pytest.mark.tpu_compile
+def test_a_family_without_room_is_said():
+    done = call("--topology=v5e", "--json", **{"train.batch_size": 4, "VMoE.mlp_dim": 2**26})
+    assert done.returncode == 3, done.stderr[-3000:]
+    assert "no slice of v5e has room" in done.stderr
 
 
 @pytest.mark.tpu_compile
 def test_the_report_is_for_people():
-    done = call("--topology=v4:2x2x1", "--remat", "--mesh=batch:2,expert:4")
+    done = call("--topology=v4:2x2x2", "--remat", "--mesh=batch:2,expert:4")
     assert done.returncode == 0, done.stderr[-3000:]
-    for words in ("remat on", "4 chips, 8 devices of 16 GiB, half of a chip's", "fits: "):
+    for words in ("mixed_bfloat16, remat on", "8 chips of 32 GiB", "fits: "):
         assert words in done.stdout
     assert "kernels of experts gathered: none" in done.stdout
     # The loss is a mean over all tokens, and needs none of them in one place.
@@ -113,7 +122,7 @@ def test_the_report_is_for_people():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--topology=v5e:3x5",), "of v5e there are 1x1, 2x2, 2x4"),
+        (("--topology=v5e:3x5",), "of v5e 1x1, 2x2, 2x4"),
         (("--topology=h100",), "family must be one of v4, v5e, v5p, v6e"),
         (("--topology=v5e:2x4",), "pip install 'keras-vmoe[tpu_compile]'"),
     ],

@@ -29,6 +29,10 @@ NUM_CLASSES = {
     "oxford_flowers102": 102,
     "oxford_iiit_pet": 37,
 }
+# A whole model may take less than small ones foretell: where memory is short, the compiler saves.
+MARGIN = 1.5
+DOES_NOT_FIT = 3  # the exit code
+
 _SYNOPSIS = "tpu-compile --gin_file=FILE --topology=FAMILY[:SHAPE] [--mesh=batch:B,expert:E] ..."
 _TEXT = """
 Compiles the training step of a gin file for a slice of TPUs with the TPU's own compiler, on this
@@ -40,7 +44,8 @@ data and no weights are needed. It runs on the JAX backend, on a mesh of keras_v
   keras-vmoe tpu-compile --gin_file=runs/vmoe/l16_every2_jft.gin --topology=v5e --quick --remat
 
 A family without a shape looks for the smallest slice on which the run fits: slices are tried by 2
-and 4 blocks, and the whole model is compiled on the one that is found.
+and 4 blocks, and where that comes near, by the whole model. Exit code 3: it does not fit.
+`KERAS_BACKEND=jax keras-vmoe train` takes the same step with the same --mesh.
 """
 
 
@@ -54,10 +59,9 @@ def _flags() -> flags.FlagValues:
     for name, help_text in (
         ("topology", "A slice, such as v5e:4x8, or a family (v4, v5e, v5p, v6e)."),
         ("mesh", "batch:B,expert:E. Default: as many for experts as divide them."),
-        ("dtype", "Precision of the model. Default: mixed_bfloat16, which TPUs are made for."),
+        ("dtype", "Precision, such as mixed_bfloat16. Default: as the gin file has it."),
     ):
-        default = "mixed_bfloat16" if name == "dtype" else None
-        flags.DEFINE_string(name, default, help_text, flag_values=values)
+        flags.DEFINE_string(name, None, help_text, flag_values=values)
     flags.DEFINE_boolean(
         "remat", None, "Recompute blocks in the backward pass. Default: as the gin file has it.",
         flag_values=values,
@@ -83,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         argv: the words after `tpu-compile`.
 
     Returns:
-        The exit code: 0 where the run fits, 1 where it does not.
+        The exit code: 0 where the run fits, 3 where it does not.
 
     Raises:
         UsageError: a wrong command line.
@@ -144,9 +148,8 @@ def _compile(values: flags.FlagValues) -> int:
     slices[0].devices()  # without the compiler, nothing of the rest is of use
     gin_config.parse(values.gin_file, values.gin_bindings)
     config = configurables.train_config()
-    changes = {"dtype": values.dtype}
-    if values.remat is not None:
-        changes["remat"] = values.remat
+    given = {"dtype": values.dtype, "remat": values.remat}
+    changes = {name: value for name, value in given.items() if value is not None}
     steps = Steps(config, *_classes_and_channels(config, values.num_classes), **changes)
     if not values.json:
         _introduce(steps)
@@ -159,7 +162,11 @@ def _compile(values: flags.FlagValues) -> int:
         print(json.dumps([row.to_dict() for row in found], indent=2))
     elif found:
         print("\n" + compilation.report(found[-1]))
-    return 0 if found and found[-1].fits else 1
+    if found and found[-1].fits:
+        return 0
+    if not shape:
+        print(f"keras-vmoe: no slice of {family} has room for this run", file=sys.stderr)
+    return DOES_NOT_FIT
 
 
 def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, int]:
@@ -180,7 +187,7 @@ def _introduce(steps: Steps) -> None:
     experts = f", {steps.sparse_blocks} of {steps.num_experts} experts"
     print(
         f"model     {model.name}: {model.count_params():,} parameters, {steps.blocks} blocks"
-        f"{experts if steps.sparse_blocks else ''}, {steps.changes['dtype']}, remat "
+        f"{experts if steps.sparse_blocks else ''}, {model.dtype_policy.name}, remat "
         f"{'on' if model.arguments['remat'] else 'off'}\n"
         f"step      {config.batch_size} images of {config.image_size} px, "
         f"{steps.num_classes:,} classes, {type(make_optimizer(config)).__name__}",
@@ -205,11 +212,11 @@ def _search(
         except ValueError as error:
             _say(values, f"{name}: {error}")
             continue
-        room, needed = USABLE * topology.hbm_per_device, distribution.static_bytes(steps.step(mesh))
+        room, needed = USABLE * topology.hbm, sum(distribution.static_bytes(steps.step(mesh)))
         if tried:
             # Activations of fewer images; too much by far needs no compiler to tell.
             last = tried[-1]
-            needed += last.cost.other * last.topology.num_devices / topology.num_devices / 1.5
+            needed += last.cost.other * last.topology.chips / topology.chips / MARGIN
         if needed > room:
             _say(values, f"{name}: {needed / GIB:.0f} GiB or more are needed")
             continue
@@ -219,10 +226,10 @@ def _search(
             _say(
                 values,
                 f"{name}: {row.how}, {row.cost.hbm / GIB:.1f} GiB of "
-                f"{topology.hbm_per_device / GIB:g}{'' if row.fits else ': too much'}"
+                f"{topology.hbm / GIB:g}{'' if row.fits else ': too much'}"
                 f"  [{row.seconds:.0f} s]",
             )
-            if not row.fits:
+            if not row.cost.fits or row.cost.hbm > MARGIN * room:
                 break
         if tried[-1].fits:
             break

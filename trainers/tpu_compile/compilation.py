@@ -11,6 +11,7 @@ from keras_vmoe.distribution import StepCost, Topology
 from keras_vmoe.trainers.tpu_compile.steps import Steps, make_mesh
 
 GIB = 2**30
+WHOLE, BY_BLOCKS = "whole", "2 and 4 blocks"
 # What the compiler leaves to programs: 15.75 of 16 GiB.
 USABLE = 15.75 / 16
 
@@ -22,7 +23,7 @@ class Compilation(NamedTuple):
         topology: the slice.
         mesh: of its devices.
         cost: what a device needs.
-        how: "whole", or "2 and 4 blocks".
+        how: `WHOLE`, or `BY_BLOCKS`.
         seconds: that it took.
         gathered: all-gathers of expert kernels; None: not known.
     """
@@ -37,7 +38,7 @@ class Compilation(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether a device has the memory."""
-        return self.cost.fits and self.cost.hbm <= USABLE * self.topology.hbm_per_device
+        return self.cost.fits and self.cost.hbm <= USABLE * self.topology.hbm
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -48,13 +49,17 @@ class Compilation(NamedTuple):
             "mesh": self.mesh,
             "how": self.how,
             "fits": self.fits,
-            "hbm_per_device": self.topology.hbm_per_device,
+            "hbm": self.topology.hbm,
             "parameters": c.parameters,
             "optimizer": c.optimizer,
             "other": c.other,
             "flops": None if math.isnan(c.flops) else c.flops,
             "bytes_accessed": None if math.isnan(c.bytes_accessed) else c.bytes_accessed,
-            "collectives": {k: {"count": n, "bytes": b} for k, (n, b) in c.exchanged().items()},
+            "collectives": {
+                # Of small models no number of exchanges follows, but their bytes do.
+                kind: {"bytes": size, **({"count": count} if self.how == WHOLE else {})}
+                for kind, (count, size) in c.exchanged().items()
+            },
             "expert_kernels_gathered": self.gathered,
             "seconds": round(self.seconds, 1),
         }
@@ -81,25 +86,24 @@ def measure(
     if not by_blocks:
         cost = one()
         gathered = len(cost.gathered(steps.kernels)) if cost.fits else None
-        return Compilation(topology, name, cost, "whole", time.monotonic() - began, gathered)
+        return Compilation(topology, name, cost, WHOLE, time.monotonic() - began, gathered)
     sparse, dense = steps.sparse_blocks, steps.blocks - steps.sparse_blocks
     small = [(2, 1), (4, 2)] if sparse else [(2, 0), (4, 0)]
     if sparse and sparse != dense:
         small.append((4, 1))
-    costs, gathered = [], 0
+    costs: list[tuple[tuple[int, ...], StepCost]] = []
     for blocks, experts in small:
         cost = one((blocks, experts))
-        counts = (1, blocks - experts, experts)[: len(small)]
-        costs.append((counts, cost))
-        gathered += len(cost.gathered(steps.kernels))
         if not cost.fits:
-            break
-    if not costs[-1][1].fits:
-        cost = costs[-1][1]
-    else:
-        cost = distribution.scaled(costs, (1, dense, sparse)[: len(small)])
+            # The whole has its own variables, and no less of the rest.
+            parameters, optimizer = distribution.static_bytes(steps.step(mesh))
+            cost = cost._replace(parameters=parameters, optimizer=optimizer)
+            return Compilation(topology, name, cost, BY_BLOCKS, time.monotonic() - began, None)
+        costs.append(((1, blocks - experts, experts)[: len(small)], cost))
+    cost = distribution.scaled(costs, (1, dense, sparse)[: len(small)])
+    gathered = sum(len(some.gathered(steps.kernels)) for _, some in costs)
     seconds = time.monotonic() - began
-    return Compilation(topology, name, cost, "2 and 4 blocks", seconds, gathered)
+    return Compilation(topology, name, cost, BY_BLOCKS, seconds, gathered)
 
 
 def report(row: Compilation) -> str:
@@ -109,13 +113,11 @@ def report(row: Compilation) -> str:
         row: the slice, compiled for.
     """
     topology, cost = row.topology, row.cost
-    room = topology.hbm_per_device
+    room = topology.hbm
     verdict = "fits" if row.fits else "does not fit"
-    half = ", half of a chip's" if topology.num_devices > topology.chips else ""
     unit, name = (GIB, "GiB") if cost.hbm >= GIB else (2**20, "MiB")
     lines = [
-        f"slice     {topology}: {topology.chips} chips, {topology.num_devices} devices of "
-        f"{room / GIB:g} GiB{half}; mesh {row.mesh}",
+        f"slice     {topology}: {topology.chips} chips of {room / GIB:g} GiB; mesh {row.mesh}",
         f"compiled  {row.how}, in {row.seconds:.0f} s",
         "",
         *text.aligned(
@@ -133,10 +135,10 @@ def report(row: Compilation) -> str:
     if not cost.fits:
         return "\n".join(lines)
     exchanged = [
-        (kind, f"{count if row.how == 'whole' else ''}", f"{size / 1e6:,.1f}")
+        (kind, f"{count if row.how == WHOLE else ''}", f"{size / 1e6:,.1f}")
         for kind, (count, size) in cost.exchanged().items()
     ]
-    gathered = "none" if not row.gathered else f"{row.gathered} times"
+    gathered = f"{row.gathered} times" if row.gathered else "none"
     return "\n".join(
         [
             *lines,

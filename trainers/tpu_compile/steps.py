@@ -90,8 +90,7 @@ class Steps:
         def loss(labels: Any, logits: Any) -> Any:
             return classification_loss(labels, logits, config.loss, config.label_smoothing)
 
-        rules = distribution.EXPERT_RULES if self.sparse_blocks else ()
-        return distribution.JaxTrainStep(mesh, model, optimizer, loss, rules)
+        return distribution.JaxTrainStep(mesh, model, optimizer, loss)
 
     def _model(self, num_layers: int | None = None, sparse: int = 0) -> keras.Model:
         changes = dict(self.changes)
@@ -121,5 +120,5 @@ def make_mesh(
     """
     if sizes is not None:
         return distribution.JaxMesh.parse(sizes, devices=topology.devices())
-    expert = math.gcd(topology.num_devices, steps.num_experts)
-    return distribution.JaxMesh(topology.num_devices // expert, expert, topology.devices())
+    expert = math.gcd(topology.chips, steps.num_experts)
+    return distribution.JaxMesh(topology.chips // expert, expert, topology.devices())
