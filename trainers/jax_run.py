@@ -239,18 +239,16 @@ def make_mesh(text: str | None) -> distribution.JaxMesh:
     """
     import jax
 
+    sizes = {} if text is None else parse_sizes(text)
+    if sizes and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # JAX has started; the mesh counts its devices
+            jax.config.update("jax_num_cpu_devices", math.prod(sizes.values()))
     if jax.process_count() > 1:
         raise ValueError(
             f"training on JAX is for one process, this job has {jax.process_count()}; for several, "
             "distribution.JaxTrainStep takes each one's share of a batch"
         )
-    if text is None:
-        return distribution.JaxMesh(batch=jax.device_count())
-    sizes = parse_sizes(text)
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # JAX has started; the mesh counts its devices
-            jax.config.update("jax_num_cpu_devices", math.prod(sizes.values()))
-    return distribution.JaxMesh(**sizes)
+    return distribution.JaxMesh(**(sizes or {"batch": jax.device_count()}))
 
 
 def execute(config: TrainConfig, workdir: Workdir) -> int:

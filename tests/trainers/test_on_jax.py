@@ -77,6 +77,19 @@ def test_a_run_on_jax_is_the_run_on_tensorflow(finished, tmp_path):
 
 @pytest.mark.jax
 @pytest.mark.multi_device
+def test_a_dense_model_is_split_by_its_images_alone(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "keras_vmoe.trainers.cli", "train"]
+    command += ["--gin_file=runs/quickstart_dense.gin", "--mesh=batch:2,expert:2"]
+    command += ["--gin_bindings=train.steps=2", f"--workdir={tmp_path}"]
+    done = subprocess.run(
+        command, env=environment("jax"), capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert MetricsLog(tmp_path / "metrics.jsonl").rows()[-1]["step"] == 2
+
+
+@pytest.mark.jax
+@pytest.mark.multi_device
 @pytest.mark.parametrize("words", [["--mesh=batch:2,expert:2"], []])
 def test_on_four_devices_it_is_the_run_of_one(finished, tmp_path, monkeypatch, words):
     if not words:  # a mesh that is asked for makes its CPUs itself
