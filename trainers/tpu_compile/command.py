@@ -184,10 +184,12 @@ def _introduce(steps: Steps) -> None:
     from keras_vmoe.trainers.tpu_compile.steps import make_optimizer
 
     model, config = steps.model, steps.config
+    # A functional model says nothing of the precision of its layers, the encoder's blocks do.
+    precision = model.get_layer("encoder_block_0").dtype_policy.name
     experts = f", {steps.sparse_blocks} of {steps.num_experts} experts"
     print(
         f"model     {model.name}: {model.count_params():,} parameters, {steps.blocks} blocks"
-        f"{experts if steps.sparse_blocks else ''}, {model.dtype_policy.name}, remat "
+        f"{experts if steps.sparse_blocks else ''}, {precision}, remat "
         f"{'on' if model.arguments['remat'] else 'off'}\n"
         f"step      {config.batch_size} images of {config.image_size} px, "
         f"{steps.num_classes:,} classes, {type(make_optimizer(config)).__name__}",
