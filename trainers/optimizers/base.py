@@ -116,7 +116,7 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]
     ) -> None:
         pairs = [
-            (ops.convert_to_tensor(gradient), variable)
+            (_dense(gradient), variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
             if not self._plan.frozen[self._get_variable_index(variable)]
         ]
@@ -238,6 +238,11 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
 
 def _on_tensorflow() -> bool:
     return keras.backend.backend() == "tensorflow"
+
+
+def _dense(gradient: Any) -> Any:
+    # Of an embedding TensorFlow gives rows and their indices, which Keras would leave so.
+    return tf.convert_to_tensor(gradient) if _on_tensorflow() else gradient
 
 
 def _half_squares(gradients: Sequence[Any]) -> Any:
