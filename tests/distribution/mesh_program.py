@@ -10,7 +10,6 @@ from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution, models
 from keras_vmoe.distribution.mesh import COMBINE_ALL_REDUCES
-from keras_vmoe.distribution.storage import shards
 from keras_vmoe.layers.experts import _Stacked
 from keras_vmoe.trainers import optimizers
 
@@ -172,7 +171,7 @@ def dropout(mesh):
     (batch,) = make_batches(1)
     losses = [ours.step(batch)["loss"] for _ in range(30)]
     variables = [*ours.model.variables, *ours.optimizer.variables]
-    copies = [shards(v, mesh) for v in variables if "experts" not in v.path]
+    copies = [mesh.shards(v) for v in variables if "experts" not in v.path]
     agree = all(np.array_equal(part, parts[0]) for parts in copies for part in parts)
     same = mesh.split(np.repeat(batch["image"][:1], BATCH, axis=0))
     logits = mesh.gather(mesh.function(lambda x: ours.model(x, training=True))(same))
