@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     import keras
@@ -141,8 +143,6 @@ def static_bytes(step: JaxTrainStep) -> tuple[int, int]:
 
 
 def _bytes(step: JaxTrainStep, variables: Iterable[keras.Variable]) -> int:
-    import numpy as np
-
     shapes = ((step.layout_of(v).shard_shape(tuple(v.shape)), v.dtype) for v in variables)
     return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in shapes)
 
@@ -195,7 +195,9 @@ def _bits(dtype: str) -> int:
     return 8 if found is None else int(found[0])
 
 
-def scaled(costs: Sequence[tuple[Sequence[float], StepCost]], features: Sequence[float]) -> Any:
+def scaled(
+    costs: Sequence[tuple[Sequence[float], StepCost]], features: Sequence[float]
+) -> StepCost:
     """What a larger model takes, from those of smaller ones, linear in some counts.
 
     Args:
@@ -208,8 +210,6 @@ def scaled(costs: Sequence[tuple[Sequence[float], StepCost]], features: Sequence
         memory is that of each smaller model at least: where it is short, the compiler makes do
         with less for the larger ones, by computing things again.
     """
-    import numpy as np
-
     weights = np.linalg.solve(np.array([c for c, _ in costs], float).T, np.array(features, float))
 
     def mix(values: Iterable[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Any, Self
 
 from keras_vmoe.ops.validation import require, require_positive_int
@@ -9,7 +10,7 @@ from keras_vmoe.ops.validation import require, require_positive_int
 AXES = ("batch", "expert")
 
 
-class Grid:
+class Grid(abc.ABC):
     """What the meshes of all backends have in common: sizes, and what they divide.
 
     Args:
@@ -50,9 +51,14 @@ class Grid:
         return self.batch * self.expert
 
     @property
+    def words(self) -> str:
+        """The sizes as a command line has them, such as `"batch:2,expert:4"`; see `parse`."""
+        return f"batch:{self.batch},expert:{self.expert}"
+
+    @property
+    @abc.abstractmethod
     def batch_parts(self) -> int:
         """The number of parts that images are split into."""
-        raise NotImplementedError
 
     def devices_along(self, axis: str) -> int:
         """The number of devices along an axis of the mesh.

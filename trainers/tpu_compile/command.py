@@ -137,7 +137,7 @@ def _compile(values: flags.FlagValues) -> int:
     from keras_vmoe import distribution
     from keras_vmoe.trainers import configurables
     from keras_vmoe.trainers.tpu_compile import compilation
-    from keras_vmoe.trainers.tpu_compile.steps import Steps
+    from keras_vmoe.trainers.tpu_compile.steps import Steps, make_mesh
 
     family, _, shape = values.topology.partition(":")
     slices = (
@@ -155,7 +155,8 @@ def _compile(values: flags.FlagValues) -> int:
         _introduce(steps)
     if shape:
         by_blocks = values.blocks is not None
-        found = [compilation.measure(steps, slices[0], values.mesh, by_blocks, values.quick)]
+        mesh = make_mesh(steps, slices[0], values.mesh)
+        found = [compilation.measure(steps, slices[0], mesh, by_blocks, values.quick)]
     else:
         found = _search(steps, slices, values)
     if values.json:
@@ -170,6 +171,8 @@ def _compile(values: flags.FlagValues) -> int:
 
 
 def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, int]:
+    from keras_vmoe.trainers import batches
+
     try:
         name = gin_config.load().query_parameter("dataset.name")
     except ValueError:  # a dataset by another reference
@@ -177,7 +180,7 @@ def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, 
     if known := given or NUM_CLASSES.get(name):
         return known, config.channels or 3
     source = config.dataset()
-    return source.num_classes, config.channels or source.image_shape[-1]
+    return source.num_classes, batches.channels(config, source)
 
 
 def _introduce(steps: Steps) -> None:
@@ -202,13 +205,14 @@ def _search(
 ) -> list[Compilation]:
     """The slices that were tried, the last being the smallest on which the run fits."""
     from keras_vmoe import distribution
-    from keras_vmoe.trainers.tpu_compile.compilation import GIB, USABLE, measure
+    from keras_vmoe.distribution.topology import GIB
+    from keras_vmoe.trainers.tpu_compile.compilation import USABLE, measure
     from keras_vmoe.trainers.tpu_compile.steps import make_mesh
 
     tried: list[Compilation] = []
     for topology in slices:
         mesh = make_mesh(steps, topology, None)
-        name = f"{topology} ({topology.chips} chips, batch:{mesh.batch},expert:{mesh.expert})"
+        name = f"{topology} ({topology.chips} chips, {mesh.words})"
         try:
             distribution.require_groups(steps.model, mesh, steps.config.batch_size)
         except ValueError as error:
@@ -223,7 +227,7 @@ def _search(
             _say(values, f"{name}: {needed / GIB:.0f} GiB or more are needed")
             continue
         for by_blocks in (True, False):
-            row = measure(steps, topology, None, by_blocks, values.quick)
+            row = measure(steps, topology, mesh, by_blocks, values.quick)
             tried.append(row)
             _say(
                 values,

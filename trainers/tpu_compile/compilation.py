@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from keras_vmoe import distribution, text
 from keras_vmoe.distribution import StepCost, Topology
-from keras_vmoe.trainers.tpu_compile.steps import Steps, make_mesh
+from keras_vmoe.distribution.topology import GIB
+from keras_vmoe.trainers.tpu_compile.steps import Steps
 
-GIB = 2**30
 WHOLE, BY_BLOCKS = "whole", "2 and 4 blocks"
 # What the compiler leaves to programs: 15.75 of 16 GiB.
 USABLE = 15.75 / 16
@@ -66,19 +66,18 @@ class Compilation(NamedTuple):
 
 
 def measure(
-    steps: Steps, topology: Topology, sizes: str | None, by_blocks: bool, quick: bool
+    steps: Steps, topology: Topology, mesh: distribution.JaxMesh, by_blocks: bool, quick: bool
 ) -> Compilation:
     """Compiles a step for a slice.
 
     Args:
         steps: what makes it.
         topology: the slice.
-        sizes: of the mesh, see `make_mesh`.
+        mesh: of its devices.
         by_blocks: compile models of 2 and 4 blocks, and extrapolate; else the whole.
         quick: see `distribution.compile_step`.
     """
-    began, mesh = time.monotonic(), make_mesh(steps, topology, sizes)
-    name = f"batch:{mesh.batch},expert:{mesh.expert}"
+    began, name = time.monotonic(), mesh.words
 
     def one(blocks: tuple[int, int] | None = None) -> StepCost:
         return distribution.compile_step(steps.step(mesh, blocks), steps.batch, quick)
