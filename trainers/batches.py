@@ -72,6 +72,19 @@ def held_out_batches(
     )
 
 
+def verify(source: data.ImageSource) -> None:
+    """Has the data name a file that cannot be decoded, which TensorFlow's errors do not.
+
+    Args:
+        source: a run's data.
+
+    Raises:
+        ValueError: as `data.verify`, of images to train on or held out.
+    """
+    data.verify(source.train)
+    data.verify(source.eval)
+
+
 def channels(config: TrainConfig, source: data.ImageSource) -> int:
     """Returns the channels of the images, as the model sees them."""
     return config.channels or source.image_shape[-1]

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import data, distribution, models
+from keras_vmoe import distribution, models
 from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.trainers import announcements, batches, gin_config, losses, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
@@ -83,9 +83,7 @@ class JaxRun:
         try:
             self._alternate()
         except tf.errors.OpError:
-            # An image that cannot be decoded: have the data name the file.
-            data.verify(self.source.train)
-            data.verify(self.source.eval)
+            batches.verify(self.source)
             raise
         finally:
             self._progress.close()

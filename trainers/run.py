@@ -16,7 +16,7 @@ import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, data, distribution, models
+from keras_vmoe import checkpoints, distribution, models
 from keras_vmoe.trainers import (
     announcements,
     batches,
@@ -167,9 +167,7 @@ class Run:
                 f"with the same command, and they go on from {self.checkpoints.latest or 'step 0'}"
             ) from error
         except tf.errors.OpError:
-            # An image that cannot be decoded: have the data name the file.
-            data.verify(self.source.train)
-            data.verify(self.source.eval)
+            batches.verify(self.source)
             raise
         finally:
             self._progress.close()
