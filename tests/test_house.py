@@ -194,6 +194,23 @@ def test_every_extra_is_in_all():
     assert set(listed) == set(extras) - {"all"}
 
 
+def test_an_extra_has_the_name_that_pip_makes_of_it():
+    # pip before 23.3 only warns of `name_with_underscores`, and installs nothing of it.
+    names = list(setup_cfg()["options.extras_require"])
+    assert names == [re.sub(r"[-_.]+", "-", name).lower() for name in names]
+
+
+def test_extras_that_messages_and_pages_name_are_there():
+    places = [*PACKAGE.rglob("*.py"), *TRAINERS.rglob("*.py"), ROOT / ".ci" / "run"]
+    places += [ROOT / "README.md", *ROOT.glob("*/README.md")]
+    named = set()
+    for path in places:
+        for extras in re.findall(r"(?:keras[-_]vmoe|'\.)\[([\w,-]+)\]", path.read_text()):
+            named |= set(extras.split(","))
+    assert named <= set(setup_cfg()["options.extras_require"])
+    assert {"test", "train", "tpu-compile"} <= named
+
+
 def readme_command(name: str, *readme: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / ".ci" / "readme-command"), name, *readme]
     return subprocess.run(command, capture_output=True, text=True, check=False)

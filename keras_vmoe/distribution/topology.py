@@ -116,7 +116,7 @@ class Topology(NamedTuple):
             from jax.experimental import topologies
         except ImportError as error:
             raise ImportError(
-                "compiling for TPU needs its compiler: pip install 'keras-vmoe[tpu_compile]'"
+                "compiling for TPU needs its compiler: pip install 'keras-vmoe[tpu-compile]'"
             ) from error
         options: dict[str, object] = {}
         if self.chips == 1:

@@ -124,7 +124,7 @@ def test_the_report_is_for_people():
     [
         (("--topology=v5e:3x5",), "of v5e 1x1, 2x2, 2x4"),
         (("--topology=h100",), "family must be one of v4, v5e, v5p, v6e"),
-        (("--topology=v5e:2x4",), "pip install 'keras-vmoe[tpu_compile]'"),
+        (("--topology=v5e:2x4",), "pip install 'keras-vmoe[tpu-compile]'"),
     ],
 )
 def test_wrong_words_are_one_line(words, message, tmp_path):
