@@ -46,6 +46,7 @@ def transfer(
     model: keras.Model,
     source: keras.Model | Mapping[str, Any],
     fresh: Sequence[str] = FRESH,
+    strict: bool = True,
 ) -> Transfer:
     """Fills a model with the weights of another one, as fine-tuning begins. All or nothing.
 
@@ -59,12 +60,14 @@ def transfer(
             (`"Encoder/encoderblock_0/LayerNorm_0/scale"`, with or without `"params/"` before it).
         fresh: regular expressions; a variable whose path begins with one of them keeps its initial
             value, and the source's is left out. By default the head and `pre_logits`.
+        strict: whether other names that only one side has are an error.
 
     Returns:
         The names that were copied, resized, left as they were and left out.
 
     Raises:
-        ValueError: listing every other name that is missing, left over or of the wrong shape.
+        ValueError: listing every other name that is missing, left over or of the wrong shape (of
+            the wrong shape only, where not `strict`).
 
     Example:
 
@@ -83,7 +86,7 @@ def transfer(
     variables = _variables(model, arrays)
     positions = _positions(model)
     is_fresh = re.compile("|".join(f"(?:{pattern})" for pattern in fresh) or r"(?!)").match
-    plan: dict[str, np.ndarray] = {}
+    plan: dict[str, Any] = {}
     resized, problems = [], []
     for name, variable in variables.items():
         if is_fresh(variable.path):
@@ -91,25 +94,28 @@ def transfer(
         if name not in arrays and name in _CLASS_TOKEN:
             continue
         if name not in arrays:
-            problems.append(f"missing: {name}")
+            problems += [f"missing: {name}"] if strict else []
             continue
-        array, shape = np.asarray(arrays[name]), tuple(variable.shape)
-        if array.shape != shape and variable.path in positions:
-            array = _resized(array, positions[variable.path], source)
+        # Read when it is assigned: a large source comes array by array from its files.
+        array, shape = arrays[name], tuple(variable.shape)
+        if np.shape(array) != shape and variable.path in positions:
+            array = _resized(np.asarray(array), positions[variable.path], source)
             resized.append(name)
-        if array.shape != shape:
-            problems.append(f"wrong shape: {name} is {array.shape}, the model needs {shape}")
+        if np.shape(array) != shape:
+            problems.append(f"wrong shape: {name} is {np.shape(array)}, the model needs {shape}")
         plan[name] = array
     left = [name for name in arrays if name not in plan]
     problems += [
-        f"left over: {name}" for name in left if not (is_fresh(name) or name in _CLASS_TOKEN)
+        f"left over: {name}"
+        for name in left
+        if strict and not (is_fresh(name) or name in _CLASS_TOKEN)
     ]
     require(
         not problems,
         f"the source does not fit model {model.name!r}:\n  " + "\n  ".join(sorted(problems)),
     )
     for name, array in plan.items():
-        variables[name].assign(array)
+        variables[name].assign(np.asarray(array))
     return Transfer(
         copied=tuple(name for name in plan if name not in resized),
         resized=tuple(resized),

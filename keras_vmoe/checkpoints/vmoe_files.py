@@ -1,0 +1,296 @@
+"""Checkpoints in the format of the released V-MoE models, read array by array."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_vmoe.checkpoints.errors import CheckpointError
+from keras_vmoe.checkpoints.packed import Malformed, Packed
+from keras_vmoe.checkpoints.vmoe_index import (
+    ARRAY,
+    BOX,
+    ITEM_SIZES,
+    Entry,
+    Part,
+    parse_box,
+    parse_dtype,
+    parse_index,
+    parse_shape,
+)
+
+# The key that tells a data file from any other.
+MAGIC = "__msgpack_array_chunk_a87ca2__"
+Progress = Callable[[int, int], None]
+_SHOWN_FROM = 64 * 2**20
+
+
+def data_file(prefix: str | os.PathLike[str], shard: int, shard_count: int) -> Path:
+    """The name of a data file."""
+    return Path(f"{os.fspath(prefix)}.data-{shard:05d}-of-{shard_count:05d}")
+
+
+class StoredArray:
+    """An array in the files of a checkpoint, read when NumPy asks for it.
+
+    Attributes:
+        name: path in the tree, joined by slashes.
+        shape: its shape.
+        dtype: NumPy type of its values as they are read; bfloat16 becomes float32, exactly.
+    """
+
+    def __init__(
+        self,
+        entry: Entry,
+        stored: Mapping[Part, list[memoryview]],
+        when_read: Callable[[int], None],
+    ) -> None:
+        self.name, self.shape = entry.name, entry.shape
+        self.dtype = np.dtype("float32" if entry.dtype == "bfloat16" else entry.dtype)
+        self._entry, self._stored, self._when_read = entry, stored, when_read
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = np.empty(self.shape, self.dtype)
+        for part, views in self._stored.items():
+            box = tuple(slice(a, b) for a, b in zip(part.start, part.stop, strict=True))
+            target = array[(*box, ...)]
+            in_place = target.flags.c_contiguous
+            flat = target.reshape(-1) if in_place else np.empty(target.size, self.dtype)
+            begin = 0
+            for view in views:
+                values = _values(view, self._entry.dtype)
+                flat[begin : begin + values.size] = values
+                begin += values.size
+            if not in_place:
+                target[...] = flat.reshape(part.shape)
+        self._when_read(self._entry.size)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"StoredArray({self.name!r}, shape={self.shape}, dtype={self.dtype})"
+
+
+def _values(view: memoryview, dtype: str) -> np.ndarray:
+    """A view of a file as numbers."""
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (np.frombuffer(view, "<u2").astype("uint32") << 16).view("float32")
+    return np.frombuffer(view, np.dtype(dtype).newbyteorder("<"))
+
+
+class _Shard(NamedTuple):
+    """A data file: its map, and where the parts of arrays lie in it."""
+
+    file: mmap.mmap
+    parts: dict[tuple[int, Part], list[memoryview]]
+
+
+class VMoECheckpoint(Mapping[str, StoredArray]):
+    """The arrays of a checkpoint by name, read from its files when they are asked for.
+
+    All is checked at once but the values themselves, for which the format has no checksum: a
+    file whose numbers were changed in place loads, with those numbers.
+
+    Args:
+        prefix: the path without `.index` and `.data-00000-of-00001`; a local one.
+        progress: whether a line on standard error shows how much was read, from 64 MiB on; or a
+            function of (bytes read, bytes in all).
+
+    Attributes:
+        prefix: as given.
+        nbytes: bytes of all arrays in the files.
+
+    Raises:
+        CheckpointError: a file that is missing, cut off or damaged; the message names it.
+
+    Example:
+
+    >>> import numpy as np, tempfile
+    >>> from keras_vmoe import checkpoints
+    >>> prefix = tempfile.mkdtemp() + "/tiny"
+    >>> checkpoints.save_vmoe(prefix, {"head/bias": np.zeros(3, "float32")})
+    >>> opened = checkpoints.VMoECheckpoint(prefix)
+    >>> opened["head/bias"].shape, np.asarray(opened["head/bias"]).tolist()
+    ((3,), [0.0, 0.0, 0.0])
+    """
+
+    def __init__(self, prefix: str | os.PathLike[str], progress: bool | Progress = False) -> None:
+        self.prefix = os.fspath(prefix).removesuffix(".index")
+        self._progress = progress if callable(progress) else _Line(prefix) if progress else None
+        self._read = 0
+        path = Path(f"{self.prefix}.index")
+        if "://" in self.prefix:
+            raise CheckpointError(
+                f"{self.prefix}: a checkpoint must be on a local disk; copy it first, with "
+                f"`gcloud storage cp '{self.prefix}*' .`"
+            )
+        index = _of_file(path, lambda: parse_index(_bytes(path)))
+        files = [data_file(self.prefix, i, index.shard_count) for i in range(index.shard_count)]
+        for file in files:
+            if not file.is_file():
+                raise CheckpointError(f"{file}: this file of the checkpoint is missing")
+        # Before anything is allocated: no file can promise more than is there.
+        there, needed = sum(f.stat().st_size for f in files), sum(e.size for e in index.entries)
+        if needed > there:
+            raise CheckpointError(
+                f"{path}: its arrays need {needed:,} bytes, the data files have {there:,}"
+            )
+        self._shards = [
+            _of_file(file, lambda i=i, file=file: _open_shard(file, i, index.entries))
+            for i, file in enumerate(files)
+        ]
+        stored = {key: views for shard in self._shards for key, views in shard.parts.items()}
+        self._arrays = {
+            entry.name: StoredArray(entry, {p: stored[i, p] for p in entry.parts}, self._count)
+            for i, entry in enumerate(index.entries)
+        }
+        self.nbytes = sum(entry.size for entry in index.entries)
+
+    def __getitem__(self, name: str) -> StoredArray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def _count(self, size: int) -> None:
+        """Takes note of an array that was read."""
+        self._read += size
+        if self._progress is not None:
+            self._progress(min(self._read, self.nbytes), self.nbytes)
+        # Pages that were read count as this process' memory while they are mapped.
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for shard in self._shards:
+                shard.file.madvise(mmap.MADV_DONTNEED)
+
+
+class _Line:
+    """How far reading is, on standard error: drawn over on a terminal, else every tenth."""
+
+    def __init__(self, prefix: str | os.PathLike[str]) -> None:
+        self._name, self._tenth = Path(prefix).name, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        terminal = sys.stderr.isatty()
+        if total < _SHOWN_FROM or not (terminal or tenth > self._tenth):
+            return
+        self._tenth = tenth
+        text = f"{self._name}: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB read"
+        end = "\n" if not terminal or done == total else ""
+        print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
+
+
+def load_vmoe(
+    prefix: str | os.PathLike[str], progress: bool | Progress = True
+) -> dict[str, np.ndarray]:
+    """Reads a checkpoint in the format of the released V-MoE models.
+
+    Needs NumPy alone, and memory for the arrays and no more than one data file beside them.
+    Nothing in the files is run or unpickled. `VMoECheckpoint` reads array by array instead.
+
+    Args:
+        prefix: the path without `.index` and `.data-00000-of-00001`.
+        progress: as of `VMoECheckpoint`.
+
+    Returns:
+        Arrays by the reference's names, such as `"Encoder/encoderblock_0/LayerNorm_0/scale"`;
+        bfloat16 as float32.
+
+    Raises:
+        CheckpointError: as `VMoECheckpoint`.
+
+    Example:
+
+    >>> import numpy as np, tempfile
+    >>> from keras_vmoe import checkpoints
+    >>> prefix = tempfile.mkdtemp() + "/tiny"
+    >>> checkpoints.save_vmoe(prefix, {"head/kernel": np.ones((2, 3), "float32")})
+    >>> checkpoints.load_vmoe(prefix)["head/kernel"].shape
+    (2, 3)
+    """
+    opened = VMoECheckpoint(prefix, progress)
+    return {name: np.asarray(array) for name, array in opened.items()}
+
+
+def _of_file(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (Malformed, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CheckpointError(f"{path}: {reason}") from None
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read()
+
+
+def _open_shard(path: Path, shard: int, entries: tuple[Entry, ...]) -> _Shard:
+    """Maps a data file and finds every part that the index says is in it, and no other."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise Malformed("it is empty")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    missing = {(i, p) for i, entry in enumerate(entries) for p in entry.parts if p.shard == shard}
+    found: dict[tuple[int, Part], list[memoryview]] = {}
+    packed, magic, leaves = Packed(memoryview(mapped)), False, set()
+    for _ in range(packed.map()):
+        key = packed.text()
+        if key == MAGIC and not magic:
+            magic = packed.boolean()
+            continue
+        number = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
+        if not 0 <= number < len(entries) or key != str(number) or number in leaves:
+            raise Malformed(f"{key!r} is not the number of an array, or is there twice")
+        leaves.add(number)
+        try:
+            for part, views in _parts(packed, entries[number], shard):
+                if (number, part) not in missing:
+                    raise Malformed("it holds a part that the index does not know there, or twice")
+                missing.remove((number, part))
+                found[number, part] = views
+        except Malformed as error:
+            raise Malformed(f"array {entries[number].name!r}: {error}") from None
+    packed.end()
+    if not magic:
+        raise Malformed(f"it is not a data file of a checkpoint: {MAGIC!r} is missing")
+    if missing:
+        number, part = min(missing)
+        raise Malformed(
+            f"array {entries[number].name!r}: the part {part.start} to {part.stop} is missing"
+        )
+    return _Shard(mapped, found)
+
+
+def _parts(packed: Packed, entry: Entry, shard: int) -> Iterator[tuple[Part, list[memoryview]]]:
+    """The parts of an array at the cursor, with views of their values, piece by piece."""
+    for _ in range(packed.array()):
+        packed.array(2)
+        views = [_piece(packed.extension(ARRAY), entry.dtype) for _ in range(packed.array())]
+        part = Part(*parse_box(packed.extension(BOX), entry.shape), shard)
+        held = sum(len(view) for view in views)
+        needed = int(np.prod(part.shape, dtype=object)) * ITEM_SIZES[entry.dtype]
+        if held != needed:
+            raise Malformed(f"a part of shape {part.shape} needs {needed} bytes, {held} are there")
+        yield part, views
+
+
+def _piece(view: memoryview, dtype: str) -> memoryview:
+    packed = Packed(view)
+    packed.array(3)
+    shape, found, values = parse_shape(packed), parse_dtype(packed), packed.bytes()
+    packed.end()
+    if found != dtype:
+        raise Malformed(f"its values are {found}, the index says {dtype}")
+    needed = int(np.prod(shape, dtype=object)) * ITEM_SIZES[dtype]
+    if len(values) != needed:
+        raise Malformed(f"a piece of shape {shape} needs {needed} bytes, {len(values)} are there")
+    return values
