@@ -149,7 +149,7 @@ def load(
     try:
         return Loaded(model, transfer(model, arrays, made_anew, strict))
     except ValueError as error:
-        raise type(error)(f"{place}: {error}") from None
+        raise CheckpointError(f"{place}: {error}") from None
 
 
 def _model_class(arguments: Mapping[str, Any]) -> type[keras.Model]:

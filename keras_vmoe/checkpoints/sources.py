@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,20 +12,8 @@ from typing import Any
 import numpy as np
 
 from keras_vmoe.checkpoints.errors import CheckpointError
+from keras_vmoe.checkpoints.vit_npz import reference_name
 from keras_vmoe.checkpoints.vmoe_files import Progress, VMoECheckpoint
-
-# google-research/vision_transformer's names, and what the reference calls the same arrays. The
-# first rule that finds something counts.
-_VIT_NAMES = (
-    (r"^Transformer/(encoderblock_\d+)/LayerNorm_2/", r"Encoder/\1/LayerNorm_1/"),
-    (r"^Transformer/(encoderblock_\d+)/LayerNorm_0/", r"Encoder/\1/LayerNorm_0/"),
-    (
-        r"^Transformer/(encoderblock_\d+)/MultiHeadDotProductAttention_1/",
-        r"Encoder/\1/SelfAttention/",
-    ),
-    (r"^Transformer/(encoderblock_\d+)/MlpBlock_3/", r"Encoder/\1/Mlp/"),
-    (r"^Transformer/(posembed_input|encoder_norm)/", r"Encoder/\1/"),
-)
 
 
 def open_arrays(
@@ -56,37 +43,12 @@ def open_arrays(
     ['Encoder/encoder_norm/scale']
     """
     if Path(source).suffix == ".npz":
-        arrays = {_reference_name(name): array for name, array in _read_npz(source).items()}
+        arrays = {reference_name(name): array for name, array in _read_npz(source).items()}
     else:
         arrays = VMoECheckpoint(source, progress)
     if all(name.startswith("params/") for name in arrays):
         arrays = {name.removeprefix("params/"): array for name, array in arrays.items()}
     return arrays
-
-
-def vit_name(name: str) -> str:
-    """google-research/vision_transformer's name of an array that the reference has.
-
-    Example:
-
-    >>> from keras_vmoe.checkpoints.sources import vit_name
-    >>> vit_name("Encoder/encoderblock_0/Mlp/Dense_0/kernel")
-    'Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel'
-    """
-    for old, new in (
-        ("SelfAttention/", "MultiHeadDotProductAttention_1/"),
-        ("LayerNorm_1/", "LayerNorm_2/"),
-        ("Mlp/", "MlpBlock_3/"),
-    ):
-        name = re.sub(rf"^(Encoder/encoderblock_\d+/){old}", rf"\1{new}", name)
-    return re.sub(r"^Encoder/", "Transformer/", name)
-
-
-def _reference_name(name: str) -> str:
-    for pattern, replacement in _VIT_NAMES:
-        if re.search(pattern, name):
-            return re.sub(pattern, replacement, name)
-    return name
 
 
 def _read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -198,20 +198,23 @@ def _require_tiling(shape: tuple[int, ...], parts: tuple[Part, ...]) -> None:
     volume = sum(math.prod(part.shape) for part in parts)
     if volume != math.prod(shape):
         raise Malformed(f"its parts hold {volume} values, its shape {shape} {math.prod(shape)}")
+    ends = tuple(max((part.stop[axis] for part in parts), default=-1) for axis in range(len(shape)))
+    if ends != shape:  # where there are no values, their number does not tell the shape
+        raise Malformed(f"its parts end at {ends}, its shape is {shape}")
     filled = [part for part in parts if 0 not in part.shape]
     # With the right volume, parts that do not overlap leave no gap. Places where parts begin and
     # end make a grid, which is small for any way in which devices divide an array.
     places = []
     for axis in range(len(shape)):
-        ends = {p.start[axis] for p in filled} | {p.stop[axis] for p in filled}
-        places.append({place: i for i, place in enumerate(sorted(ends))})
+        cuts = {p.start[axis] for p in filled} | {p.stop[axis] for p in filled}
+        places.append({place: i for i, place in enumerate(sorted(cuts))})
     cells = [len(axis) - 1 for axis in places] if filled else [0]
     if math.prod(cells) > 16 * len(filled) + 4096:
         raise Malformed(f"its {len(filled)} parts are no division into boxes side by side")
     taken = np.zeros(cells, bool)
     for part in filled:
-        ends = zip(places, part.start, part.stop, strict=True)
-        region = taken[(*(slice(axis[a], axis[b]) for axis, a, b in ends), ...)]
+        box = zip(places, part.start, part.stop, strict=True)
+        region = taken[(*(slice(axis[a], axis[b]) for axis, a, b in box), ...)]
         if region.any():
             raise Malformed("its parts overlap")
         region[...] = True

@@ -1,0 +1,95 @@
+"""Archives of ViTs, with the names of google-research/vision_transformer."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_vmoe.checkpoints.reference import reference_variables
+from keras_vmoe.ops.validation import require
+
+# What the V-MoE reference calls parts of a block, and what vision_transformer calls them.
+_IN_BLOCK = {
+    "SelfAttention": "MultiHeadDotProductAttention_1",
+    "LayerNorm_0": "LayerNorm_0",
+    "LayerNorm_1": "LayerNorm_2",
+    "Mlp": "MlpBlock_3",
+}
+_FROM_VIT = {theirs: ours for ours, theirs in _IN_BLOCK.items()}
+
+
+def vit_name(name: str) -> str:
+    """google-research/vision_transformer's name of an array that the reference has.
+
+    Args:
+        name: such as `"Encoder/encoderblock_0/Mlp/Dense_0/kernel"`.
+
+    Example:
+
+    >>> from keras_vmoe.checkpoints.vit_npz import vit_name
+    >>> vit_name("Encoder/encoderblock_0/Mlp/Dense_0/kernel")
+    'Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel'
+    """
+    return _renamed(name, "Encoder", "Transformer", _IN_BLOCK)
+
+
+def reference_name(name: str) -> str:
+    """The reverse of `vit_name`; any other name stays as it is.
+
+    Args:
+        name: such as `"Transformer/encoder_norm/scale"`.
+    """
+    return _renamed(name, "Transformer", "Encoder", _FROM_VIT)
+
+
+def _renamed(name: str, old_top: str, new_top: str, in_block: dict[str, str]) -> str:
+    match = re.fullmatch(rf"{old_top}/(encoderblock_\d+)/(\w+)/(.*)", name)
+    if match and match[2] in in_block:
+        return f"{new_top}/{match[1]}/{in_block[match[2]]}/{match[3]}"
+    return re.sub(rf"^{old_top}/(?=posembed_input/|encoder_norm/)", f"{new_top}/", name)
+
+
+def save_vit_npz(model: keras.Model, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Writes a dense ViT as google-research/vision_transformer and big_vision read it.
+
+    Args:
+        model: a `ViT` whose pooling is a class token or the mean.
+        path: of the `.npz` file.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ValueError: a model with sparse blocks or attention pooling, which that format does not
+            know, or a file that is there already.
+
+    Example:
+
+    >>> import tempfile
+    >>> from keras_vmoe import checkpoints, models
+    >>> path = tempfile.mkdtemp() + "/vit.npz"
+    >>> checkpoints.save_vit_npz(models.from_variant("vit_ti16", num_layers=1), path)
+    >>> checkpoints.load_model(path).output_shape
+    (None, 1000)
+    """
+    path = Path(path)
+    require(path.suffix == ".npz", f"path must end in .npz. Received: path={str(path)!r}")
+    require(overwrite or not path.exists(), f"{path} exists; give another, or overwrite=True")
+    variables = reference_variables(model)
+    require(
+        not any("/Moe/" in name for name in variables),
+        f"model {model.name!r} has sparse blocks; write it with save_vmoe",
+    )
+    require(
+        not any(name.startswith("MapHead/") for name in variables),
+        f"model {model.name!r} has attention pooling, which the format does not know",
+    )
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.npz")
+    try:
+        arrays = {vit_name(n): keras.ops.convert_to_numpy(v) for n, v in variables.items()}
+        np.savez(temporary, **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
