@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -76,3 +78,26 @@ def help_text(values: flags.FlagValues, synopsis: str, text: str) -> str:
 def _first(text: str) -> str:
     # absl adds a line to the help of flags that may be repeated.
     return text.split(";\n")[0]
+
+
+def parse_override(command: str, word: str) -> tuple[str, Any]:
+    """Returns name and value of an override.
+
+    Args:
+        command: the subcommand's name, for messages.
+        word: NAME=VALUE; a value that is not a Python literal is a string.
+
+    Raises:
+        UsageError: if there is no equals sign.
+
+    Example:
+        >>> parse_override("profile", "placement=(5, 7)")
+        ('placement', (5, 7))
+    """
+    name, equals, value = word.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"{command}: {word!r} is not NAME=VALUE, such as num_experts=8")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

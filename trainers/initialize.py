@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 
 from keras_vmoe import checkpoints
 from keras_vmoe.trainers import trained
@@ -18,8 +17,9 @@ def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Tr
 
     Args:
         model: what is filled; its resolution and its classes may be others.
-        path: a run's workdir, a `.keras` file, or a `.npz` file of arrays by the names of this
-            package's variables or of the reference implementation.
+        path: a run's workdir, a `.keras` file, a `.npz` file of arrays by the names of this
+            package's variables, of the reference implementation or of vision_transformer, or the
+            prefix of a checkpoint in the format of the released V-MoE models.
         keep_head: take the head and `pre_logits` over too, instead of making them anew.
 
     Returns:
@@ -38,7 +38,7 @@ def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Tr
         raise ValueError(f"--init_from={path}: {error}") from error
 
 
-def _check_channels(source: keras.Model | Mapping[str, np.ndarray], model: keras.Model) -> None:
+def _check_channels(source: keras.Model | Mapping[str, Any], model: keras.Model) -> None:
     shape = getattr(source, "input_shape", None)
     if isinstance(shape, tuple) and shape[-1] != model.input_shape[-1]:
         raise ValueError(
@@ -47,18 +47,14 @@ def _check_channels(source: keras.Model | Mapping[str, np.ndarray], model: keras
         )
 
 
-def source_of(path: str) -> keras.Model | Mapping[str, np.ndarray]:
+def source_of(path: str) -> keras.Model | Mapping[str, Any]:
     """Reads the model or the arrays at a path."""
     place = Path(path).expanduser()
+    if place.suffix == ".npz" or Path(f"{place}.index").exists():
+        return checkpoints.open_arrays(place, progress=True)
     if not place.exists():
         raise FileNotFoundError(
             f"--init_from={path}: there is no such file or folder; give a run's workdir, a .keras "
-            "file or a .npz file"
+            "file, a .npz file, or the prefix of a released checkpoint"
         )
-    if place.suffix == ".npz":
-        try:
-            with np.load(place) as arrays:
-                return {name: arrays[name] for name in arrays.files if name != "config_json"}
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"the file cannot be read as a NumPy archive ({error})") from error
     return trained.load(place).model

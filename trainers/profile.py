@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if not words or "=" in words[0] or words[0].startswith("-"):
         raise UsageError("profile: the model is missing; see keras-vmoe profile --help")
-    overrides = dict(parse_override(word) for word in words[1:])
+    overrides = dict(command_line.parse_override("profile", word) for word in words[1:])
     from keras_vmoe import analysis
 
     profile = analysis.profile(
@@ -87,25 +86,3 @@ def _model(word: str) -> Any:
     from keras_vmoe import models as models  # registers the classes that the file names
 
     return keras.models.load_model(word, compile=False)
-
-
-def parse_override(word: str) -> tuple[str, Any]:
-    """Returns name and value of an override.
-
-    Args:
-        word: NAME=VALUE; a value that is not a Python literal is a string.
-
-    Raises:
-        UsageError: if there is no equals sign.
-
-    Example:
-        >>> parse_override("placement=(5, 7)"), parse_override("placement=every_2")
-        (('placement', (5, 7)), ('placement', 'every_2'))
-    """
-    name, equals, value = word.partition("=")
-    if not equals or not name.isidentifier():
-        raise UsageError(f"profile: {word!r} is not NAME=VALUE, such as num_experts=8")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value

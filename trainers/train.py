@@ -48,7 +48,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "init_from",
         None,
-        "Start from the weights of a workdir, a .keras or a .npz file (train.init_from).",
+        "Start from a workdir, a .keras or .npz file, or a released checkpoint (train.init_from).",
         flag_values=values,
     )
     flags.DEFINE_string(

@@ -4,6 +4,8 @@ from keras_vmoe.checkpoints.architecture import infer_arguments as infer_argumen
 from keras_vmoe.checkpoints.errors import CheckpointError as CheckpointError
 from keras_vmoe.checkpoints.reference import assign_reference_params as assign_reference_params
 from keras_vmoe.checkpoints.reference import reference_variables as reference_variables
+from keras_vmoe.checkpoints.released import Loaded as Loaded
+from keras_vmoe.checkpoints.released import load as load
 from keras_vmoe.checkpoints.released import load_model as load_model
 from keras_vmoe.checkpoints.sources import open_arrays as open_arrays
 from keras_vmoe.checkpoints.transfer import FRESH as FRESH

@@ -132,6 +132,20 @@ def load(
         source, fresh, progress: as of `load_model`.
         given: the other arguments.
         strict: whether arrays and variables without a partner are an error.
+
+    Returns:
+        The model, and a `Transfer`.
+
+    Raises:
+        CheckpointError, ValueError: as of `load_model`.
+
+    Example:
+
+    >>> from keras_vmoe import checkpoints, models
+    >>> arrays = checkpoints.reference_variables(models.from_variant("vit_ti16", num_layers=1))
+    >>> model, done = checkpoints.load(arrays, {"num_classes": 3})
+    >>> model.output_shape, done.fresh
+    ((None, 3), ('head/kernel', 'head/bias'))
     """
     place = "the arrays" if isinstance(source, Mapping) else os.fspath(source)
     arrays = source if isinstance(source, Mapping) else open_arrays(source, progress)
@@ -171,7 +185,7 @@ def _arguments(stored: dict[str, Any], given: Mapping[str, Any], name: str) -> d
     given = {n: v for n, v in given.items() if v is not None or n not in optional}
     arguments = dict(stored)
     if "placement" in stored:
-        arguments["num_selected"] = 1 if "num_members" in stored else 2
+        arguments |= {"num_selected": 1 if "num_members" in stored else 2, "batch_priority": False}
         # A factor that is given is not one of the config's pair.
         config = RELEASED.get(name, {"capacity_factor": 1.05})
         arguments |= {} if "capacity_factor" in given else config

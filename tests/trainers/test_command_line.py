@@ -8,7 +8,7 @@ import types
 import keras
 import pytest
 
-from keras_vmoe.trainers import cli, errors, profile
+from keras_vmoe.trainers import cli, command_line, errors
 
 HELP_WITHOUT_TENSORFLOW = """
 import sys
@@ -127,7 +127,7 @@ def test_error_lines_lose_graph_nodes_and_gin_calls():
     ],
 )
 def test_overrides_are_literals_or_strings(word, value):
-    assert profile.parse_override(word) == ("a", value)
+    assert command_line.parse_override("profile", word) == ("a", value)
 
 
 def test_profile_prints_a_table_or_json(capsys):

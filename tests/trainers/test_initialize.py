@@ -69,6 +69,19 @@ def test_an_archive_of_the_reference_names(trained, tmp_path):
     np.testing.assert_array_equal(kept, arrays["params/embedding/kernel"])
 
 
+def test_a_checkpoint_in_the_format_of_the_released_ones(trained, tmp_path):
+    source = keras.models.load_model(trained / "model.keras", compile=False).model
+    checkpoints.save_vmoe(tmp_path / "released", checkpoints.reference_variables(source), 2)
+    model = models.VMoE.from_config({**source.get_config(), "num_classes": 3})
+    done = initialize.initialize(model, str(tmp_path / "released"), keep_head=False)
+    assert set(done.fresh) == {"head/kernel", "head/bias"}
+    kept = keras.ops.convert_to_numpy(model.get_layer("embedding").kernel)
+    np.testing.assert_array_equal(kept, source.get_layer("embedding").kernel)
+    (tmp_path / "released.data-00001-of-00002").unlink()
+    with pytest.raises(ValueError, match="--init_from=.*data-00001-of-00002: this file"):
+        initialize.initialize(model, str(tmp_path / "released"), keep_head=False)
+
+
 def test_the_head_can_be_kept(trained):
     source = keras.models.load_model(trained / "model.keras", compile=False).model
     model = models.VMoE.from_config(source.get_config())

@@ -11,7 +11,6 @@ from keras_vmoe.trainers.benchmark import input_command, memory, tables
 from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark import settings as settings_of
 from keras_vmoe.trainers.errors import UsageError
-from keras_vmoe.trainers.profile import parse_override
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _HELP = """
@@ -242,7 +241,7 @@ def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_
         rows=tuple(settings_of.parse_row(word) for word in values.rows),
         image_size=values.image_size,
         batch_size=values.batch_size,
-        overrides=dict(parse_override(word) for word in words),
+        overrides=dict(command_line.parse_override("benchmark", word) for word in words),
         dispatch=values.dispatch,
         routing_metrics=values.metrics,
         rounds=values.rounds,
