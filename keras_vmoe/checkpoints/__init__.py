@@ -11,6 +11,8 @@ from keras_vmoe.checkpoints.sources import open_arrays as open_arrays
 from keras_vmoe.checkpoints.transfer import FRESH as FRESH
 from keras_vmoe.checkpoints.transfer import Transfer as Transfer
 from keras_vmoe.checkpoints.transfer import transfer as transfer
+from keras_vmoe.checkpoints.upcycling import upcycle as upcycle
+from keras_vmoe.checkpoints.upcycling import upcycle_into as upcycle_into
 from keras_vmoe.checkpoints.vit_npz import save_vit_npz as save_vit_npz
 from keras_vmoe.checkpoints.vmoe_files import StoredArray as StoredArray
 from keras_vmoe.checkpoints.vmoe_files import VMoECheckpoint as VMoECheckpoint

@@ -221,6 +221,7 @@ class ExpertChoiceRouter(Router):
         capacity_multiple_of: capacity is rounded up to a multiple of this.
         expert_capacity: slots per expert and group, given outright; overrides the factors.
         noise_std: noise in training, before division by e.
+        renormalise_gates: divide a token's weights by their sum over the experts that took it.
         kernel_initializer: of the `[d, e]` kernel.
         seed: of the noise.
 
@@ -255,6 +256,7 @@ class ExpertChoiceRouter(Router):
         capacity_multiple_of: int = 1,
         expert_capacity: int | None = None,
         noise_std: float = 1.0,
+        renormalise_gates: bool = False,
         kernel_initializer: Any = "lecun_normal",
         seed: int | None = None,
         **kwargs: Any,
@@ -271,6 +273,7 @@ class ExpertChoiceRouter(Router):
             seed,
             **kwargs,
         )
+        self.renormalise_gates = renormalise_gates
 
     def call(
         self,
@@ -290,7 +293,12 @@ class ExpertChoiceRouter(Router):
         if noise is not None:
             logits = logits + noise * (self.noise_std / self.num_experts)
         gates = kops.softmax(logits, axis=-1)
-        return ops.expert_choice_routing(gates, capacity, mask, group_capacity)
+        return ops.expert_choice_routing(
+            gates, capacity, mask, group_capacity, self.renormalise_gates
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "renormalise_gates": self.renormalise_gates}
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")

@@ -41,7 +41,7 @@ class VMoE(VisionModel):
         num_slots: slots per expert of a soft router; `None` computes them.
         batch_priority: Batch Prioritized Routing, top-k only.
         priority_score: `"max"` or `"sum"`.
-        renormalise_gates: divide the k gates by their sum.
+        renormalise_gates: divide a token's weights by their sum, top-k and expert choice.
         noise_std: router noise in training, before division by e; `None` is 1.0, soft 0.0.
         importance_loss_weight, load_loss_weight, gshard_loss_weight, z_loss_weight: of the
             auxiliary losses, top-k only.
@@ -180,7 +180,6 @@ def images_per_group(config: dict[str, Any]) -> int:
 _TOP_K_ONLY = {
     "batch_priority": (True, False),
     "priority_score": ("max",),
-    "renormalise_gates": (False,),
     "importance_loss_weight": (0.005, 0.0),
     "load_loss_weight": (0.005, 0.0),
     "gshard_loss_weight": (0.0,),
@@ -193,8 +192,8 @@ _ROUTER_CLASSES = {
     "soft": layers.SoftRouter,
 }
 _OWN = {
-    "top_k": ("num_selected", "eval_capacity_factor", "expert_capacity"),
-    "expert_choice": ("eval_capacity_factor", "expert_capacity"),
+    "top_k": ("num_selected", "eval_capacity_factor", "expert_capacity", "renormalise_gates"),
+    "expert_choice": ("eval_capacity_factor", "expert_capacity", "renormalise_gates"),
     "soft": ("num_slots",),
 }
 
@@ -208,7 +207,7 @@ def make_router(config: dict[str, Any]) -> layers.Router:
     kind = config["router"]
     own = _SHARED + _OWN[kind]
     for name in {name for names in _OWN.values() for name in names} - set(own):
-        _require_not_given(name, config[name] is None, config)
+        _require_not_given(name, config[name] is None or config[name] is False, config)
     given = {name: config[name] for name in own if config[name] is not None}
     for name, silent in _TOP_K_ONLY.items():
         if kind == "top_k":

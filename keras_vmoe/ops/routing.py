@@ -308,7 +308,11 @@ def top_k_routing(
 
 
 def expert_choice_routing(
-    gates: Any, capacity: int, mask: Any = None, group_capacity: Any = None
+    gates: Any,
+    capacity: int,
+    mask: Any = None,
+    group_capacity: Any = None,
+    renormalise: bool = False,
 ) -> ExpertChoicePlan:
     """Expert choice: each expert takes the `capacity` tokens with the largest gates.
 
@@ -317,6 +321,8 @@ def expert_choice_routing(
         capacity: slots per expert, at most s.
         mask: optional `[g, s]` bool; false tokens are taken by no expert.
         group_capacity: optional `[g]` int tensor, where groups use fewer than `capacity` slots.
+        renormalise: divide a token's weights by their sum over the experts that took it, as sparse
+            upcycling does in vision.
 
     Returns:
         An `ExpertChoicePlan`.
@@ -332,7 +338,8 @@ def expert_choice_routing(
     >>> np.array(ops.expert_choice_routing(gates, capacity=2).token).tolist()
     [[[0, 2], [1, 2]]]
 
-    Reference: Zhou et al. 2022, arXiv 2202.09368, section 3.2.
+    Reference: Zhou et al. 2022, arXiv 2202.09368, section 3.2; Komatsuzaki et al. 2022, arXiv
+    2212.05055, section 3.1 (renormalised weights).
     """
     gates = ops.convert_to_tensor(gates)
     _check_gates(gates)
@@ -352,7 +359,28 @@ def expert_choice_routing(
         in_group = ops.arange(capacity, dtype="int32") < _capacity_per_group(group_capacity, 3)
         kept = ops.logical_and(kept, in_group)
     weight = ops.where(kept, weight, ops.zeros_like(weight))
-    return ExpertChoicePlan(ops.cast(token, "int32"), weight, kept, gates)
+    token = ops.cast(token, "int32")
+    if renormalise:
+        slots = capacity if group_capacity is None else _capacity_per_group(group_capacity, 3)
+        weight = weight / _take_each(_weight_of_tokens(scores, slots), token)
+    return ExpertChoicePlan(token, weight, kept, gates)
+
+
+def _weight_of_tokens(scores: Any, slots: Any) -> Any:
+    """The sum of each token's scores over the experts that take it: `[g, e, s]` to `[g, s]`."""
+    # Places in each expert's order, by two stable sorts: nothing is scattered.
+    order = ops.argsort(-scores, axis=-1)
+    place = ops.cast(ops.argsort(order, axis=-1), "int32")
+    taken = ops.logical_and(place < slots, scores >= 0)
+    total = ops.sum(ops.where(taken, scores, ops.zeros_like(scores)), axis=1)
+    return ops.maximum(total, 1e-30)
+
+
+def _take_each(values: Any, indices: Any) -> Any:
+    """`values[g, indices[g, e, c]]`: `[g, s]` and `[g, e, c]` to `[g, e, c]`."""
+    shape = ops.shape(indices)
+    flat = _take(values, ops.reshape(indices, [shape[0], -1]))
+    return ops.reshape(flat, shape)
 
 
 def soft_routing(logits: Any, mask: Any = None) -> SoftPlan:

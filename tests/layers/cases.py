@@ -42,6 +42,9 @@ ROUTERS = {
     "expert_choice": LayerCase(
         layers.ExpertChoiceRouter, {"num_experts": 3, "eval_capacity_factor": 2.0}, TOKENS
     ),
+    "expert_choice_renormalised": LayerCase(
+        layers.ExpertChoiceRouter, {"num_experts": 3, "renormalise_gates": True}, TOKENS
+    ),
     "soft": LayerCase(layers.SoftRouter, {"num_experts": 3, "num_slots": 2}, TOKENS),
     "soft_slots_by_capacity": LayerCase(layers.SoftRouter, {"num_experts": 3}, TOKENS),
 }

@@ -186,6 +186,15 @@ def test_expert_choice_is_the_loop(problem, data):
             np.testing.assert_array_equal(
                 plan.weight[i, j], np.where(kept, gates[i, plan.token[i, j], j], 0)
             )
+    shared = arrays(ops.expert_choice_routing(gates, capacity, mask, limits, renormalise=True))
+    for i in range(g):
+        total = np.zeros(s)
+        for j, tokens in enumerate(wanted[i]):
+            total[tokens] += gates[i, tokens, j]
+        for j, tokens in enumerate(wanted[i]):
+            found = shared.weight[i, j][shared.kept[i, j]]
+            np.testing.assert_allclose(found, gates[i, tokens, j] / total[tokens], rtol=1e-5)
+            assert not shared.weight[i, j][~shared.kept[i, j]].any()
 
 
 @settings(max_examples=40, deadline=None)
