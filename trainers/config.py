@@ -38,9 +38,10 @@ class TrainConfig:
         channels: 1 or 3; None: as the data has them.
         loss: "softmax" or "sigmoid".
         label_smoothing: share of the probability that is spread over all classes.
-        init_from: start from the weights of a run's workdir, a `.keras` or a `.npz` file; the
-            command's `--init_from` is the same.
+        init_from: start from the weights of a run's workdir, a `.keras` or `.npz` file, or a
+            released checkpoint; the command's `--init_from` is the same.
         keep_head: take over the head as well then, instead of making it anew.
+        upcycle: `init_from` is a dense model, whose MLPs every expert starts as (sparse upcycling).
         batch_size: images of one step, over all devices.
         eval_batch_size: images of one evaluation step, over all devices.
         epochs: length of the run; ignored, and may be None, when `steps` is given.
@@ -77,6 +78,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     init_from: str | None = None
     keep_head: bool = False
+    upcycle: bool = False
     batch_size: int = 128
     eval_batch_size: int = 256
     epochs: float | None = 10.0
@@ -117,7 +119,7 @@ class TrainConfig:
                 f"train.few_shot={self.few_shot!r} is no few-shot measurement; write it with "
                 "brackets: train.few_shot = @FewShot()"
             )
-        for name in ("cache", "keep_head", "keep_best"):
+        for name in ("cache", "keep_head", "upcycle", "keep_best"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"train.{name}={getattr(self, name)!r} must be True or False")
         for name in ("seed", "routing_images"):
@@ -128,6 +130,10 @@ class TrainConfig:
             raise ValueError(f"train.channels={self.channels!r} must be 1, 3 or None")
         if self.init_from is not None and not isinstance(self.init_from, str):
             raise ValueError(f"train.init_from={self.init_from!r} must be a path in quotes")
+        if self.upcycle and self.init_from is None:
+            raise ValueError(
+                "train.upcycle=True needs the dense model to start from: --init_from=WORKDIR"
+            )
         self._check_choice("loss", LOSSES)
         self._check_choice("distribution", DISTRIBUTIONS)
         if (self.mesh is not None) != (self.distribution == MESH):

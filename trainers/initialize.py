@@ -12,7 +12,9 @@ from keras_vmoe import checkpoints
 from keras_vmoe.trainers import trained
 
 
-def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Transfer:
+def initialize(
+    model: keras.Model, path: str, keep_head: bool, upcycle: bool = False
+) -> checkpoints.Transfer:
     """Fills a model from a trained one.
 
     Args:
@@ -21,6 +23,7 @@ def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Tr
             package's variables, of the reference implementation or of vision_transformer, or the
             prefix of a checkpoint in the format of the released V-MoE models.
         keep_head: take the head and `pre_logits` over too, instead of making them anew.
+        upcycle: what is at `path` is dense, and the model's experts start as copies of its MLPs.
 
     Returns:
         What was copied, resized, left as it was and left out.
@@ -33,6 +36,8 @@ def initialize(model: keras.Model, path: str, keep_head: bool) -> checkpoints.Tr
     try:
         source = source_of(path)
         _check_channels(source, model)
+        if upcycle:
+            return checkpoints.upcycle_into(model, source, fresh=fresh)
         return checkpoints.transfer(model, source, fresh=fresh)
     except ValueError as error:
         raise ValueError(f"--init_from={path}: {error}") from error

@@ -109,7 +109,7 @@ class Run:
         self.transfer: checkpoints.Transfer | None = None
         if config.init_from and not self.first_step:
             model = self._model_here()
-            self.transfer = initialize(model, config.init_from, config.keep_head)
+            self.transfer = initialize(model, config.init_from, config.keep_head, config.upcycle)
             if self._mesh is not None:
                 meshed.copy_to_mesh(model, self.model, self._mesh)
         self.loop.feed(self._distribute(self._training_batches, config.batch_size))

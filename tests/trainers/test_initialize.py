@@ -82,6 +82,29 @@ def test_a_checkpoint_in_the_format_of_the_released_ones(trained, tmp_path):
         initialize.initialize(model, str(tmp_path / "released"), keep_head=False)
 
 
+def test_a_dense_run_is_upcycled(tmp_path, capsys):
+    dense, sparse = tmp_path / "dense", tmp_path / "sparse"
+    still = ("train.optimizer=@sgd", "sgd.learning_rate=1e-30", "train.routing_images=0")
+    still += ("VMoE.head_kernel_initializer='glorot_uniform'",)
+    assert train(dense, "train.steps=1", "VMoE.placement='none'", *still) == 0
+    roomy = ("VMoE.renormalise_gates=True", "VMoE.capacity_factor=8.0", "train.keep_head=True")
+    start = (f"train.init_from='{dense}'", "train.upcycle=True", "train.steps=1")
+    assert train(sparse, *start, *roomy, *still) == 0
+    assert "fresh: Encoder/encoderblock_0/Moe/Router/dense/kernel" in capsys.readouterr().out
+    images = np.random.default_rng(0).integers(0, 255, (6, 8, 8, 1))
+    both = [keras.models.load_model(d / "model.keras")(images) for d in (dense, sparse)]
+    assert np.asarray(both[0]).std() > 0.1
+    np.testing.assert_allclose(both[1], both[0], atol=1e-5)
+
+
+def test_what_cannot_be_upcycled(trained, tmp_path, capsys):
+    assert train(tmp_path / "a", "train.steps=1", "train.upcycle=True") == 1
+    assert "train.upcycle=True needs the dense model" in capsys.readouterr().err
+    words = (f"train.init_from='{trained}'", "train.upcycle=True")
+    assert train(tmp_path / "a", "train.steps=1", *words) == 1
+    assert "source must be dense" in capsys.readouterr().err
+
+
 def test_the_head_can_be_kept(trained):
     source = keras.models.load_model(trained / "model.keras", compile=False).model
     model = models.VMoE.from_config(source.get_config())
