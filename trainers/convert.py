@@ -27,6 +27,8 @@ where. Arrays without a place in the model, and variables without an array, are 
 SOURCE is one of
   PREFIX        a released V-MoE checkpoint: PREFIX.index and PREFIX.data-00000-of-...
   FILE.npz      a ViT of google-research/vision_transformer, or the V-MoE reference's names
+  hf://NAME     a ViT of Hugging Face or KerasHub, or the folder of a KerasHub preset
+                (pip install 'keras-vmoe[hub]')
   FILE.keras    a model of this package
 TARGET is one of
   FILE.keras    for keras.models.load_model

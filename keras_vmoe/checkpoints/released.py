@@ -12,6 +12,7 @@ import keras
 from keras_vmoe import models
 from keras_vmoe.checkpoints.architecture import infer_arguments
 from keras_vmoe.checkpoints.errors import CheckpointError
+from keras_vmoe.checkpoints.hub import is_hub_preset, load_hub_model, read_hub_model
 from keras_vmoe.checkpoints.sources import open_arrays
 from keras_vmoe.checkpoints.transfer import Transfer, transfer
 from keras_vmoe.checkpoints.vmoe_files import Progress
@@ -48,7 +49,7 @@ class Loaded(NamedTuple):
 
 
 def load_model(
-    source: str | os.PathLike[str] | Mapping[str, Any],
+    source: str | os.PathLike[str] | Mapping[str, Any] | keras.Model,
     image_size: int | tuple[int, int] | None = None,
     num_classes: int | str | None = STORED,
     num_selected: int | None = None,
@@ -68,8 +69,9 @@ def load_model(
 
     Args:
         source: prefix of a released V-MoE checkpoint (`"vmoe_b16_imagenet21k_randaug_strong"`), a
-            ViT's `.npz` file of google-research/vision_transformer, or arrays by the reference's
-            names.
+            ViT's `.npz` file of google-research/vision_transformer, a ViT of Hugging Face or
+            KerasHub (`"hf://google/vit-base-patch16-224"`, the folder of a preset, or a `keras_hub`
+            model; `pip install 'keras-vmoe[hub]'`), or arrays by the reference's names.
         image_size: side of the images, pixels, or (height, width); positions are resized linearly
             with aligned corners. `None` takes the one that the positions are of.
         num_classes: as stored; another number makes a new head, `None` leaves it out.
@@ -120,7 +122,7 @@ def load_model(
 
 
 def load(
-    source: str | os.PathLike[str] | Mapping[str, Any],
+    source: str | os.PathLike[str] | Mapping[str, Any] | keras.Model,
     given: Mapping[str, Any],
     fresh: Sequence[str] = (),
     progress: bool | Progress = True,
@@ -147,10 +149,9 @@ def load(
     >>> model.output_shape, done.fresh
     ((None, 3), ('head/kernel', 'head/bias'))
     """
-    place = "the arrays" if isinstance(source, Mapping) else os.fspath(source)
-    arrays = source if isinstance(source, Mapping) else open_arrays(source, progress)
+    place, arrays, told = _open(source, progress)
     try:
-        stored = infer_arguments(arrays)
+        stored = infer_arguments(arrays) | told
     except CheckpointError as error:
         raise CheckpointError(f"{place}: {error}") from None
     arguments = _arguments(stored, given, Path(place).name.removesuffix(".index"))
@@ -164,6 +165,18 @@ def load(
         return Loaded(model, transfer(model, arrays, made_anew, strict))
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None
+
+
+def _open(source: Any, progress: bool | Progress) -> tuple[str, Mapping[str, Any], dict[str, Any]]:
+    """The name of a source, its arrays, and arguments that it tells beside them."""
+    if isinstance(source, Mapping):
+        return "the arrays", source, {}
+    if isinstance(source, keras.Model):
+        return f"model {source.name!r}", *read_hub_model(source)
+    place = os.fspath(source)
+    if is_hub_preset(place):
+        return place, *read_hub_model(load_hub_model(place))
+    return place, open_arrays(place, progress), {}
 
 
 def _model_class(arguments: Mapping[str, Any]) -> type[keras.Model]:
