@@ -64,7 +64,7 @@ def test_the_command_takes_a_preset(tmp_path, capsys):
     theirs.save_to_preset(str(tmp_path / "preset"))
     words = ["convert", str(tmp_path / "preset"), str(tmp_path / "vit.keras")]
     assert cli.main(words) == 0
-    assert "ViT: 182 arrays copied" in capsys.readouterr().out
+    assert "ViT: 186 arrays copied" in capsys.readouterr().out
     images = np.random.default_rng(1).uniform(-1, 1, (3, 32, 24, 3)).astype("float32")
     model = keras.models.load_model(tmp_path / "vit.keras")
     np.testing.assert_allclose(model(images), theirs(images), atol=1e-5)
