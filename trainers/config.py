@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_vmoe.trainers.losses import LOSSES
+from keras_vmoe.ops.classification import LOSSES
 
 ONE_DEVICE, MIRRORED, MULTI_WORKER = "one_device", "mirrored", "multi_worker"
 TPU, MESH = "tpu", "mesh"

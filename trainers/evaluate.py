@@ -213,12 +213,12 @@ def even_batch_size(images: int, wanted: int, group: int) -> int:
 
 def _loss(model: Trained) -> evaluation.Loss:
     """The loss that the run was trained with; softmax cross entropy where there is no run."""
-    from keras_vmoe.trainers.losses import classification_loss
+    from keras_vmoe import ops
 
     kind, smoothing = "softmax", 0.0
     if model.config is not None:
         kind, smoothing = model.config.loss, model.config.label_smoothing
-    return lambda labels, logits: classification_loss(labels, logits, kind, smoothing)
+    return lambda labels, logits: ops.classification_loss(labels, logits, kind, smoothing)
 
 
 def _evaluate(model: Trained, batches: _Batches) -> None:

@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import distribution, models
+from keras_vmoe import distribution, models, ops
 from keras_vmoe.distribution.grid import parse_sizes
-from keras_vmoe.trainers import announcements, batches, gin_config, losses, optimizers, results
+from keras_vmoe.trainers import announcements, batches, gin_config, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.config import MESH, ONE_DEVICE, TrainConfig
 from keras_vmoe.trainers.jax_evaluation import JaxEvaluation, mean_of_each
@@ -178,7 +178,7 @@ class JaxRun:
 
     def _loss(self, labels: Any, logits: Any) -> Any:
         config = self.config
-        return losses.classification_loss(labels, logits, config.loss, config.label_smoothing)
+        return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
 
     def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         return averaged_weights(self.model, self._optimizer)

@@ -16,13 +16,12 @@ import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, distribution, models
+from keras_vmoe import checkpoints, distribution, models, ops
 from keras_vmoe.trainers import (
     announcements,
     batches,
     errors,
     gin_config,
-    losses,
     meshed,
     optimizers,
     results,
@@ -316,7 +315,7 @@ class Run:
 
     def _loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         config = self.config
-        return losses.classification_loss(labels, logits, config.loss, config.label_smoothing)
+        return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
 
     def _controller(self) -> orbit.Controller:
         every = self.config.log_every

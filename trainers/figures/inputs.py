@@ -12,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from keras_vmoe import analysis, layers, models
+from keras_vmoe import analysis, layers, models, ops
 from keras_vmoe.trainers import model_flags, trained
 from keras_vmoe.trainers.figures.runs import summarise, tell_apart
-from keras_vmoe.trainers.losses import classification_loss
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _BATCH = 256
@@ -83,7 +82,7 @@ class Subject:
         """The loss that the model was trained with; softmax cross entropy where there is no run."""
         config = self.trained.config
         kind, smoothing = (config.loss, config.label_smoothing) if config else ("softmax", 0.0)
-        return classification_loss(labels, logits, kind, smoothing)
+        return ops.classification_loss(labels, logits, kind, smoothing)
 
     def first_images(self) -> np.ndarray:
         """The images of the first batch."""

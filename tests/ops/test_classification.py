@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_vmoe.trainers.losses import classification_loss
+from keras_vmoe.ops import classification_loss
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [-80.0, 0.0, 80.0]], "float32")
 LABELS = np.array([0, 1], "int32")
