@@ -123,7 +123,7 @@ class EnsembleAverage(keras.layers.Layer):
     >>> import numpy as np
     >>> from keras_vmoe import layers
     >>> members = np.log(np.array([[[0.9, 0.1], [0.5, 0.5]]], "float32"))
-    >>> np.exp(np.array(layers.EnsembleAverage()(members))).round(3).tolist()
+    >>> np.exp(np.array(layers.EnsembleAverage()(members), "float64")).round(3).tolist()
     [[0.7, 0.3]]
 
     Reference: Allingham et al. 2021, arXiv 2110.03360, section 2.2.

@@ -177,7 +177,7 @@ def averaged_prediction(model: keras.Model, kind: str = "softmax") -> keras.Mode
     Example:
 
     >>> from keras_vmoe import models
-    >>> size = dict(patch_size=8, num_layers=2, width=16, mlp_dim=32, num_heads=2)
+    >>> size = dict(patch_size=8, num_layers=4, width=16, mlp_dim=32, num_heads=2)
     >>> model = models.EfficientEnsemble(32, num_classes=10, num_experts=4, num_members=4, **size)
     >>> model.output_shape, models.averaged_prediction(model).output_shape
     ((None, 4, 10), (None, 10))

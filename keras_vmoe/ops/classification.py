@@ -106,7 +106,7 @@ def ensemble_logits(logits: Any, kind: str = "softmax") -> Any:
     >>> import numpy as np
     >>> from keras_vmoe import ops
     >>> members = np.log(np.array([[[0.9, 0.1], [0.5, 0.5]]], "float32"))
-    >>> np.exp(np.array(ops.ensemble_logits(members))).round(3).tolist()
+    >>> np.exp(np.array(ops.ensemble_logits(members), "float64")).round(3).tolist()
     [[0.7, 0.3]]
 
     Reference: Allingham et al. 2021, arXiv 2110.03360, section 2.2.

@@ -89,7 +89,10 @@ class Steps:
         def loss(labels: Any, logits: Any) -> Any:
             return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
 
-        return distribution.JaxTrainStep(mesh, model, optimizer, loss)
+        def predict(logits: Any) -> Any:
+            return ops.ensemble_logits(logits, config.loss)
+
+        return distribution.JaxTrainStep(mesh, model, optimizer, loss, predict=predict)
 
     def _model(self, num_layers: int | None = None, sparse: int = 0) -> keras.Model:
         changes = dict(self.changes)
