@@ -141,6 +141,19 @@ def _top_k(settings: Any, group: Group, counting: Counting) -> RoutingCost:
     return RoutingCost(weights, group.tokens * weights, _rows(settings, group, counting, k), k)
 
 
+@register_router(layers.EnsembleTopKRouter)
+def _ensemble_top_k(settings: Any, group: Group, counting: Counting) -> RoutingCost:
+    """Of one member, for its copy of each image."""
+    m, e = settings.num_members, settings.num_experts
+    require_positive_int("num_members", m)
+    require(
+        e % m == 0,
+        f"num_members must divide num_experts. Received: num_members={m}, num_experts={e}",
+    )
+    own = _top_k(SimpleNamespace(**{**vars(settings), "num_experts": e // m}), group, counting)
+    return own._replace(params=group.width * e, experts_per_token=m * own.experts_per_token)
+
+
 @register_router(layers.ExpertChoiceRouter)
 def _expert_choice(settings: Any, group: Group, counting: Counting) -> RoutingCost:
     weights = group.width * settings.num_experts

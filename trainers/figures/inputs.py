@@ -76,7 +76,8 @@ class Subject:
     @property
     def most_choices(self) -> int:
         """The experts that a token can be sent to."""
-        return min(layer.router.num_experts for layer in self.moe)
+        routers = [layer.router for layer in self.moe]
+        return min(router.num_experts // router.num_members for router in routers)
 
     def loss(self, labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
         """The loss that the model was trained with; softmax cross entropy where there is no run."""

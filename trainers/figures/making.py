@@ -112,14 +112,15 @@ def _expert_position(inputs: Inputs, path: Path) -> None:
 
 def _dropped_patches(inputs: Inputs, path: Path) -> None:
     subject = inputs.subject
-    images, name = subject.first_images(), subject.moe[0].name
+    images = subject.first_images()
     records = {}
     settings = [(capacity, order) for capacity in SHOWN_CAPACITIES for order in (False, True)]
     step = inputs.counted("dropped patches", len(settings), STATISTICS_WORK)
     for capacity, order in settings:
         model = models.with_routing(subject.model, None, capacity, order)
         with models.exact_capacity(subject.model):
-            records[capacity, order] = analysis.routing_records(model, images)[name]
+            of_layers = analysis.routing_records(model, images)
+            records[capacity, order] = next(iter(of_layers.values()))
         step()
     group = min(subject.group, len(images))
     if group < _SHOWN:
