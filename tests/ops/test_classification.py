@@ -1,9 +1,13 @@
-"""The task losses against numbers by hand."""
+"""The task losses and the predictions of ensembles, by hand and by the reference."""
 
 import numpy as np
 import pytest
 
+from keras_vmoe import ops
 from keras_vmoe.ops import classification_loss
+from tests.support.golden import load
+
+ENSEMBLE = load("06_eee_token_k1_m2")
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [-80.0, 0.0, 80.0]], "float32")
 LABELS = np.array([0, 1], "int32")
@@ -57,3 +61,89 @@ def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses(kind, smoothing):
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="kind='softmx' is no loss"):
         classification_loss(LABELS, LOGITS, "softmx")
+
+
+# ---------------------------------------------------------------------------------- ensembles
+
+
+def members():
+    return ENSEMBLE["det/logits"].reshape(4, 2, 10)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_loss_of_an_ensemble_is_the_references(kind):
+    wanted = ENSEMBLE[f"det/ensemble/{kind}_xent_train"].reshape(4, 2).mean(1)
+    for labels in (ENSEMBLE["in/labels"], ENSEMBLE["in/onehot"]):
+        found = np.asarray(classification_loss(labels, members(), kind))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    main = ENSEMBLE[f"det/{kind}_xent/main_loss"]
+    assert found.mean() == pytest.approx(float(main), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_the_prediction_of_an_ensemble_is_the_references(kind):
+    logits = ops.ensemble_logits(members(), kind)
+    found = np.asarray(classification_loss(ENSEMBLE["in/labels"], logits, kind))
+    np.testing.assert_allclose(found, ENSEMBLE[f"det/ensemble/{kind}_xent_eval"], rtol=1e-5)
+    predicted = np.asarray(logits).argmax(-1)
+    np.testing.assert_array_equal(predicted, ENSEMBLE[f"det/ensemble/label_pred_{kind}"])
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize(("kind", "link"), [("softmax", softmax), ("sigmoid", sigmoid)])
+def test_the_mean_is_of_probabilities(kind, link):
+    logits = np.random.default_rng(0).normal(size=(5, 3, 4)).astype("float32")
+    found = np.asarray(ops.ensemble_logits(logits, kind), "float64")
+    np.testing.assert_allclose(link(found), link(logits.astype("float64")).mean(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_one_member_is_a_model(kind):
+    one = LOGITS[:, None]
+    for labels in (LABELS, targets(0.0)):
+        np.testing.assert_allclose(
+            np.asarray(classification_loss(labels, one, kind, 0.1)),
+            np.asarray(classification_loss(labels, LOGITS, kind, 0.1)),
+            rtol=1e-6,
+        )
+    loss = classification_loss(LABELS, ops.ensemble_logits(one, kind), kind)
+    np.testing.assert_allclose(loss, classification_loss(LABELS, LOGITS, kind), rtol=1e-5)
+    assert ops.ensemble_logits(LOGITS, kind) is LOGITS
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_members_that_are_sure_of_the_contrary_stay_finite(kind):
+    logits = np.array([[[300.0, -300.0], [-300.0, 300.0]]], "float32")
+    together = np.asarray(ops.ensemble_logits(logits, kind))
+    np.testing.assert_allclose(together[0, 0], together[0, 1], atol=1e-4)
+    loss = np.asarray(classification_loss(np.array([0]), together, kind))
+    assert loss == pytest.approx(np.log(2) * (2 if kind == "sigmoid" else 1), rel=1e-4)
+
+
+def test_the_loss_of_the_prediction_is_below_that_of_the_members():
+    logits = np.random.default_rng(1).normal(size=(6, 4, 3)).astype("float32")
+    labels = np.arange(6) % 3
+    for kind in ("softmax", "sigmoid"):
+        apart = np.asarray(classification_loss(labels, logits, kind))
+        together = np.asarray(
+            classification_loss(labels, ops.ensemble_logits(logits, kind), kind)
+        )
+        assert (together < apart).all()
+
+
+def test_wrong_shapes_kinds_and_shares_are_named():
+    with pytest.raises(ValueError, match=r"logits of shape \(3,\)"):
+        classification_loss(LABELS, np.zeros(3, "float32"), "softmax")
+    with pytest.raises(ValueError, match=r"logits of shape \(1, 2, 3, 4\)"):
+        ops.ensemble_logits(np.zeros((1, 2, 3, 4)))
+    with pytest.raises(ValueError, match="kind='mean' is no loss"):
+        ops.ensemble_logits(LOGITS, "mean")
+    with pytest.raises(ValueError, match="label_smoothing=1.0"):
+        classification_loss(LABELS, LOGITS, "softmax", 1.0)
