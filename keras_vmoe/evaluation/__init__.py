@@ -3,7 +3,9 @@
 from keras_vmoe.evaluation.uncertainty import Calibration as Calibration
 from keras_vmoe.evaluation.uncertainty import brier_score as brier_score
 from keras_vmoe.evaluation.uncertainty import calibration as calibration
-from keras_vmoe.evaluation.uncertainty import expected_calibration_error as expected_calibration_error
+from keras_vmoe.evaluation.uncertainty import (
+    expected_calibration_error as expected_calibration_error,
+)
 from keras_vmoe.evaluation.uncertainty import negative_log_likelihood as negative_log_likelihood
 from keras_vmoe.evaluation.few_shot import SEEDS as SEEDS
 from keras_vmoe.evaluation.few_shot import SHOTS as SHOTS

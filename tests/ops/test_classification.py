@@ -132,9 +132,7 @@ def test_the_loss_of_the_prediction_is_below_that_of_the_members():
     labels = np.arange(6) % 3
     for kind in ("softmax", "sigmoid"):
         apart = np.asarray(classification_loss(labels, logits, kind))
-        together = np.asarray(
-            classification_loss(labels, ops.ensemble_logits(logits, kind), kind)
-        )
+        together = np.asarray(classification_loss(labels, ops.ensemble_logits(logits, kind), kind))
         assert (together < apart).all()
 
 
