@@ -134,21 +134,22 @@ def _transformer(
     ]
     count, first = members or (1, 0)
     rows += blocks[:first]
-    of_members = [*blocks[first:], parts.layer_norm("encoder_norm", (t, a.width)), *_head(a, t)]
-    return [*rows, *(row.times(count) for row in of_members)]
-
-
-def _head(a: SimpleNamespace, tokens: int) -> list[LayerProfile]:
-    rows, width = [], a.width
+    rows += [row.times(count) for row in blocks[first:]]
+    rows.append(parts.layer_norm("encoder_norm", (t, a.width)))
     if a.pooling == "map":
-        rows.append(
-            parts.attention_pooling("pooling", tokens, width, a.num_heads, a.mlp_dim, a.qk_norm)
-        )
+        pooling = parts.attention_pooling("pooling", t, a.width, a.num_heads, a.mlp_dim, a.qk_norm)
+        rows.append(pooling.times(count))
+    return rows + _head(a, () if members is None else (count,))
+
+
+def _head(a: SimpleNamespace, shape: tuple[int, ...]) -> list[LayerProfile]:
+    """What is done to the pooled tokens, of members side by side where `shape` holds them."""
+    rows, width = [], a.width
     if a.representation_size is not None:
         require_positive_int("representation_size", a.representation_size)
-        rows.append(parts.dense("pre_logits", (), width, a.representation_size))
+        rows.append(parts.dense("pre_logits", shape, width, a.representation_size))
         width = a.representation_size
     if a.num_classes is not None:
         require_positive_int("num_classes", a.num_classes)
-        rows.append(parts.dense("head", (), width, a.num_classes))
+        rows.append(parts.dense("head", shape, width, a.num_classes))
     return rows

@@ -68,7 +68,7 @@ def router_settings(cls: type[layers.Router], given: Mapping[str, Any]) -> Simpl
 def call_settings(router: layers.Router, arguments: Mapping[str, Any]) -> SimpleNamespace:
     """The settings of a router in a call that overrides some of them."""
     given = {name: value for name, value in arguments.items() if value is not None}
-    settings = dict(vars(router))
+    settings = {"num_members": router.num_members, **vars(router)}
     if "num_selected" in given:
         settings["num_selected"] = given["num_selected"]
     if "capacity_factor" in given:

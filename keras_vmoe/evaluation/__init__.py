@@ -1,12 +1,5 @@
 """What a trained model can do: accuracy, few-shot transfer, accuracy against capacity."""
 
-from keras_vmoe.evaluation.uncertainty import Calibration as Calibration
-from keras_vmoe.evaluation.uncertainty import brier_score as brier_score
-from keras_vmoe.evaluation.uncertainty import calibration as calibration
-from keras_vmoe.evaluation.uncertainty import (
-    expected_calibration_error as expected_calibration_error,
-)
-from keras_vmoe.evaluation.uncertainty import negative_log_likelihood as negative_log_likelihood
 from keras_vmoe.evaluation.few_shot import SEEDS as SEEDS
 from keras_vmoe.evaluation.few_shot import SHOTS as SHOTS
 from keras_vmoe.evaluation.few_shot import FewShotData as FewShotData
@@ -32,3 +25,10 @@ from keras_vmoe.evaluation.sweep import SweepRow as SweepRow
 from keras_vmoe.evaluation.sweep import routing_settings as routing_settings
 from keras_vmoe.evaluation.sweep import routing_sweep as routing_sweep
 from keras_vmoe.evaluation.sweep import sweep_calls as sweep_calls
+from keras_vmoe.evaluation.uncertainty import Calibration as Calibration
+from keras_vmoe.evaluation.uncertainty import brier_score as brier_score
+from keras_vmoe.evaluation.uncertainty import calibration as calibration
+from keras_vmoe.evaluation.uncertainty import (
+    expected_calibration_error as expected_calibration_error,
+)
+from keras_vmoe.evaluation.uncertainty import negative_log_likelihood as negative_log_likelihood

@@ -67,8 +67,9 @@ class MoEMLP(keras.layers.Layer):
     Call arguments:
         inputs: `[b, t, d]`; b may be dynamic. Where the router is of an ensemble of m members,
             `[b * m, t, d]`: each image m times in a row, as `RepeatMembers` gives it.
-        mask: optional `[b]` (images) or one bool for each token, `[b, t]`; false images or tokens take no slot, count in no
-            loss or metric, and come out as zero.
+        mask: optional bools, `[b]` of images or `[b, t]` of tokens; false images or tokens take no
+            slot, count in no loss or metric, and come out as zero. Of an ensemble `[b]`, of images
+            whose copies are all false, or `[b * m, t]`.
         noise: optional unit normal noise, shaped like the router's logits: `[g, s, e]`.
         training: adds the router's noise and dropout, and picks the capacity factor.
         num_selected, capacity_factor, batch_priority: override the router's own for this call.
