@@ -69,6 +69,11 @@ class Subject:
         return {type(layer.router) for layer in self.moe}
 
     @property
+    def tokens_choose(self) -> bool:
+        """Whether in every MoE layer tokens choose their experts, by top-k routing."""
+        return all(isinstance(layer.router, layers.TopKRouter) for layer in self.moe)
+
+    @property
     def num_selected(self) -> int:
         """Choices per token that the model was trained with, of its first MoE layer."""
         return self.moe[0].router.num_selected

@@ -54,7 +54,7 @@ def _no_buffers(inputs: Inputs) -> str | None:
 def _no_top_k(inputs: Inputs) -> str | None:
     other = "needs routers by which tokens choose experts (router='top_k')"
     lack = _no_experts(inputs)
-    return lack or (other if inputs.subject.routers != {layers.TopKRouter} else None)
+    return lack or (None if inputs.subject.tokens_choose else other)
 
 
 def _no_capacity(inputs: Inputs) -> str | None:
@@ -133,7 +133,7 @@ def _dropped_patches(inputs: Inputs, path: Path) -> None:
 
 
 def _capacity_settings(subject: Subject) -> list[evaluation.RoutingSetting]:
-    if subject.routers != {layers.TopKRouter}:
+    if not subject.tokens_choose:
         return evaluation.routing_settings(subject.model, capacity_factors=SWEPT_CAPACITIES)
     choices = {k for k in (1, 2, subject.num_selected) if k <= subject.most_choices}
     return evaluation.routing_settings(subject.model, sorted(choices), SWEPT_CAPACITIES)
