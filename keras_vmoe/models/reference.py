@@ -122,7 +122,7 @@ def _moe_arguments(config: Mapping[str, Any] | None, tokens: int) -> dict[str, A
     require(
         group % tokens == 0,
         f"encoder.moe.group_size must be a whole number of images of {tokens} tokens. "
-        f"Received: group_size={group}",
+        f"Received: group_size={group}, ensemble_size={members}",
     )
     split = moe.take("split_rngs", False)
     arguments = {
