@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_vmoe.trainers.losses import LOSSES
+from keras_vmoe.ops.classification import LOSSES
 
 ONE_DEVICE, MIRRORED, MULTI_WORKER = "one_device", "mirrored", "multi_worker"
 TPU, MESH = "tpu", "mesh"
@@ -20,7 +20,8 @@ class TrainConfig:
 
     Args:
         model: called with `image_size`, `channels` and `num_classes`, returns a Keras model that
-            maps images in [-1, 1] to logits; `@VMoE`, `@ViT` or `@from_variant` in gin.
+            maps images in [-1, 1] to logits; `@VMoE`, `@ViT`, `@EfficientEnsemble` or
+            `@from_variant` in gin.
         optimizer: called with `total_steps` and `steps_per_epoch`, returns a Keras optimizer;
             `@adamw`, `@sgd` or `@adafactor` in gin.
         dataset: called without arguments, returns an `ImageSource`; `@dataset` in gin.

@@ -75,6 +75,7 @@ def _register(made: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _register_all() -> None:
     _register(factory(TrainConfig), "train")
     _register(factory(models.VMoE), "VMoE")
+    _register(factory(models.EfficientEnsemble), "EfficientEnsemble")
     _register(factory(models.ViT), "ViT")
     _register(factory(models.from_variant), "from_variant")
     _register(factory(data.load), "dataset")

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 _SYNOPSIS = "evaluate --workdir=DIR | --model=FILE [--sweep] [options]"
 _TEXT = """
-Prints accuracy and loss of a trained model on held-out images, and of each MoE layer which share of
-the choices got no slot. With --sweep the same weights route in many ways, without training: choices
+Prints accuracy and loss of a trained model on held-out images, how well its probabilities are
+calibrated (negative log-likelihood, Brier score, expected calibration error in 15 bins), and of
+each MoE layer which share of the choices got no slot. Of an ensemble, the members' mean probability
+is what is evaluated. With --sweep the same weights route in many ways, without training: choices
 per token (k), capacity factor (C), vanilla or batch priority. It prints a table and writes
 sweep.png, sweep.csv and sweep.json: accuracy against capacity, measured MACs (experts on the
 choices that were kept) and measured time (medians of interleaved rounds).
@@ -213,12 +215,12 @@ def even_batch_size(images: int, wanted: int, group: int) -> int:
 
 def _loss(model: Trained) -> evaluation.Loss:
     """The loss that the run was trained with; softmax cross entropy where there is no run."""
-    from keras_vmoe.trainers.losses import classification_loss
+    from keras_vmoe import ops
 
     kind, smoothing = "softmax", 0.0
     if model.config is not None:
         kind, smoothing = model.config.loss, model.config.label_smoothing
-    return lambda labels, logits: classification_loss(labels, logits, kind, smoothing)
+    return lambda labels, logits: ops.classification_loss(labels, logits, kind, smoothing)
 
 
 def _evaluate(model: Trained, batches: _Batches) -> None:
@@ -234,7 +236,11 @@ def _evaluate(model: Trained, batches: _Batches) -> None:
         _loss(model),
         on_batch=lambda: progress.advance(next(done) / batches.count),
     )
-    progress.print(f"result   accuracy {result.accuracy:.2%}, loss {result.loss:.3f}")
+    nll, brier, ece = result.calibration
+    progress.print(
+        f"result   accuracy {result.accuracy:.2%}, loss {result.loss:.3f}, NLL {nll:.4f}, "
+        f"Brier {brier:.4f}, ECE {ece:.2%}"
+    )
     if result.layers:
         print(_layers_table(result.layers))
 

@@ -21,6 +21,7 @@ class JaxEvaluation:
         mesh: where the model is.
         model: maps images to logits.
         loss: `(labels, logits)` to one number an image.
+        predict: from what the model gives to logits `[b, classes]`.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class JaxEvaluation:
         mesh: distribution.JaxMesh,
         model: keras.Model,
         loss: Callable[[Any, Any], Any],
+        predict: Callable[[Any], Any] = lambda logits: logits,
     ) -> None:
         import jax
 
-        self._mesh, self._loss = mesh, loss
+        self._mesh, self._loss, self._predict = mesh, loss, predict
         # Images that are no images must not be routed.
         self._is_masked = models.is_sparse(model)
         self._model = models.with_image_mask(model) if self._is_masked else model
@@ -69,6 +71,7 @@ class JaxEvaluation:
             logits, _, losses = self._model.stateless_call(
                 *state, inputs, training=False, return_losses=True
             )
+        logits = self._predict(logits)
         weights = ops.cast(mask, "float32")
         of_images = {
             "loss": ops.sum(self._loss(batch["label"], logits) * weights),

@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import distribution, models
+from keras_vmoe import distribution, models, ops
 from keras_vmoe.distribution.grid import parse_sizes
-from keras_vmoe.trainers import announcements, batches, gin_config, losses, optimizers, results
+from keras_vmoe.trainers import announcements, batches, gin_config, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.config import MESH, ONE_DEVICE, TrainConfig
 from keras_vmoe.trainers.jax_evaluation import JaxEvaluation, mean_of_each
@@ -63,9 +63,9 @@ class JaxRun:
         if self.mesh.size > 1:
             distribution.require_groups(self.model, self.mesh, config.batch_size)
         self._train_step = distribution.JaxTrainStep(
-            self.mesh, self.model, self._optimizer, self._loss
+            self.mesh, self.model, self._optimizer, self._loss, predict=self._predict
         )
-        self._evaluation = JaxEvaluation(self.mesh, self.model, self._loss)
+        self._evaluation = JaxEvaluation(self.mesh, self.model, self._loss, self._predict)
         self._eval_batch_size = self._whole_shares(
             min(config.eval_batch_size, self.source.eval.num_examples)
         )
@@ -89,7 +89,8 @@ class JaxRun:
             self._progress.close()
         with self._averaged_weights():
             self._draw_routing()
-            results.save_model(self.model, self.source.class_names, self.workdir)
+            model = models.averaged_prediction(self.model, self.config.loss)
+            results.save_model(model, self.source.class_names, self.workdir)
 
     def _alternate(self) -> None:
         every, feed = self.config.eval_every, self._training_batches()
@@ -178,7 +179,10 @@ class JaxRun:
 
     def _loss(self, labels: Any, logits: Any) -> Any:
         config = self.config
-        return losses.classification_loss(labels, logits, config.loss, config.label_smoothing)
+        return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
+
+    def _predict(self, logits: Any) -> Any:
+        return ops.ensemble_logits(logits, self.config.loss)
 
     def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         return averaged_weights(self.model, self._optimizer)

@@ -30,6 +30,8 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         model: maps images to logits.
         optimizer: built with the model's trainable variables.
         loss: `(labels, logits)` to one number an image.
+        predict: from what the model gives to logits `[b, classes]`: the accuracy is theirs, and in
+            evaluation the loss.
         eval_batches: batches of `{"image", "label", "mask"}`, the held-out images each once, spread
             over the replicas (`strategies.distribute`).
         batch_size: images of one training step, over all replicas.
@@ -49,10 +51,11 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         batch_size: int,
         stop: StopSignal,
         on_step: Callable[[int], None],
+        predict: Callable[[tf.Tensor], tf.Tensor] = lambda logits: logits,
         on_eval_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.strategy, self.model, self.optimizer, self.loss = strategy, model, optimizer, loss
-        self.batch_size, self.stop = batch_size, stop
+        self.predict, self.batch_size, self.stop = predict, batch_size, stop
         self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.on_step, self.on_eval_step = on_step, on_eval_step
         # Evaluation pads its last batch: images that are no images must not be routed.
@@ -140,7 +143,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         gradients = tape.gradient(total, [v.value for v in variables])
         self.optimizer.apply(gradients, variables)
         self._not_finite.update_state(tf.cast(~tf.math.is_finite(total), tf.float32))
-        self._update_means(batch["label"], logits, losses, auxiliary)
+        self._update_means(batch["label"], self.predict(logits), losses, auxiliary)
 
     def train_loop_end(self) -> dict[str, float]:
         """Returns the means of the round and forgets them."""
@@ -191,6 +194,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             logits = self.model(images, training=False)
         else:
             logits = self._masked({"images": images, "mask": mask}, training=False)
+        logits = self.predict(logits)
         losses = self.loss(batch["label"], logits)
         auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
         self._update_means(batch["label"], logits, losses, auxiliary, mask)

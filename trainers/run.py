@@ -16,13 +16,12 @@ import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, distribution, models
+from keras_vmoe import checkpoints, distribution, models, ops
 from keras_vmoe.trainers import (
     announcements,
     batches,
     errors,
     gin_config,
-    losses,
     meshed,
     optimizers,
     results,
@@ -92,6 +91,7 @@ class Run:
             model=self.model,
             optimizer=self._optimizer,
             loss=self._loss,
+            predict=self._predict,
             eval_batches=self._distribute(self._batches, self._eval_batch_size),
             batch_size=config.batch_size,
             stop=stop,
@@ -253,7 +253,8 @@ class Run:
 
     def _write_results(self) -> None:
         with self._averaged_weights():
-            results.save_model(self._model_here(), self.source.class_names, self.workdir)
+            model = models.averaged_prediction(self._model_here(), self.config.loss)
+            results.save_model(model, self.source.class_names, self.workdir)
 
     # The parts.
 
@@ -316,7 +317,10 @@ class Run:
 
     def _loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         config = self.config
-        return losses.classification_loss(labels, logits, config.loss, config.label_smoothing)
+        return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
+
+    def _predict(self, logits: tf.Tensor) -> tf.Tensor:
+        return ops.ensemble_logits(logits, self.config.loss)
 
     def _controller(self) -> orbit.Controller:
         every = self.config.log_every

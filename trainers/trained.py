@@ -39,7 +39,8 @@ class Trained:
 
     Attributes:
         path: the run's workdir, or the model's file.
-        model: from images in [-1, 1] to logits.
+        model: from images in [-1, 1] to logits; of an ensemble, those of its members' mean
+            probability.
         class_names: a name per logit; empty where they are not known.
         origin: where the weights are from, in words.
         gin_files: say the data: the run's config first, then those that were given.
@@ -276,6 +277,8 @@ def _load_file(file: Path) -> tuple[keras.Model, tuple[str, ...]]:
     names: tuple[str, ...] = ()
     if isinstance(model, models.Classifier):
         model, names = _logits_model(model), tuple(model.class_names)
+    if len(getattr(model, "output_shape", None) or ()) == 3:
+        model = models.averaged_prediction(model)
     inputs, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     images = isinstance(inputs, tuple) and len(inputs) == 4 and None not in inputs[1:]
     if not images or inputs[1] != inputs[2] or inputs[3] not in (1, 3) or len(outputs) != 2:
@@ -325,6 +328,7 @@ def _from_checkpoint(
     with averaged_weights(model, optimizer):
         averaged = model.get_weights()
     model.set_weights(averaged)
+    model = models.averaged_prediction(model, config.loss)
     return model, source.class_names, step_of(restored), total
 
 

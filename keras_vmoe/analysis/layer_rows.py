@@ -72,12 +72,17 @@ def _is_graph(model: Any) -> bool:
 def _graph_rows(model: keras.Model, call: LayerCall) -> list[LayerProfile]:
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs)
-    rows = []
+    rows, copies = [], 1
     # Private names of Keras; tests/analysis/test_layer_rows.py fails loudly when they change.
     for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True):
         for node in nodes:
+            # From one of these to the other, each image is there once for each member.
+            if isinstance(node.operation, layers.RepeatMembers):
+                copies *= node.operation.num_members
+            elif isinstance(node.operation, layers.SplitMembers):
+                copies //= node.operation.num_members
             if not node.is_input:
-                rows += _node_rows(node, call)
+                rows += [row.times(copies) for row in _node_rows(node, call)]
     return rows
 
 

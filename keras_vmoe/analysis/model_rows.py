@@ -11,12 +11,14 @@ from keras_vmoe import layers, models
 from keras_vmoe.analysis import parts
 from keras_vmoe.analysis.routing_costs import Counting, Group, router_settings, routing_cost
 from keras_vmoe.analysis.rows import LayerProfile
+from keras_vmoe.models.efficient_ensemble import vmoe_arguments
 from keras_vmoe.models.placement import moe_blocks
-from keras_vmoe.models.vit import POOLINGS, image_shape
+from keras_vmoe.models.vit import POOLINGS, Members, image_shape
 from keras_vmoe.models.vmoe import ROUTERS, images_per_group
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
 Rows = Callable[[SimpleNamespace, Counting], list[LayerProfile]]
+Mlp = Callable[[int, int], LayerProfile]
 _MODELS: dict[type, Rows] = {}
 
 _ROUTER_CLASSES = {
@@ -77,8 +79,25 @@ def _vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
         f"num_slots is of soft routers only. Received: router={a.router!r}",
     )
     require_positive_int("num_layers", a.num_layers)
+    return _transformer(a, _sparse_mlp(a, counting, _ROUTER_CLASSES[a.router]))
+
+
+@register_model(models.EfficientEnsemble)
+def _ensemble(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
+    require_positive_int("num_layers", a.num_layers)
+    first = min(moe_blocks(a.placement, a.num_layers), default=None)
+    require(
+        first is not None,
+        f"placement must name at least one sparse block. Received: placement={a.placement!r}",
+    )
+    as_vmoe = SimpleNamespace(**vmoe_arguments(vars(a)), num_members=a.num_members)
+    mlp = _sparse_mlp(as_vmoe, counting, layers.EnsembleTopKRouter)
+    return _transformer(a, mlp, Members(a.num_members, first))
+
+
+def _sparse_mlp(a: SimpleNamespace, counting: Counting, router: type) -> Mlp:
+    """The rows of the MLPs, some of them sparse."""
     sparse = moe_blocks(a.placement, a.num_layers)
-    router = _ROUTER_CLASSES[a.router]
     settings = router_settings(router, vars(a))
 
     def mlp(i: int, tokens: int) -> LayerProfile:
@@ -89,10 +108,12 @@ def _vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
         name = f"encoder_block_{i}_moe"
         return parts.mixture(name, tokens, a.width, a.mlp_dim, a.num_experts, cost)
 
-    return _transformer(a, mlp)
+    return mlp
 
 
-def _transformer(a: SimpleNamespace, mlp: Callable[[int, int], LayerProfile]) -> list[LayerProfile]:
+def _transformer(
+    a: SimpleNamespace, mlp: Mlp, members: Members | None = None
+) -> list[LayerProfile]:
     """The rows of a ViT whose i-th block has the MLP `mlp(i, tokens)`."""
     require_choice("pooling", a.pooling, POOLINGS)
     for name in ("num_layers", "width", "mlp_dim", "num_heads", "channels"):
@@ -107,25 +128,28 @@ def _transformer(a: SimpleNamespace, mlp: Callable[[int, int], LayerProfile]) ->
     t = embedding.output_shape[0] + has_token
     rows = [embedding, *([parts.class_token("class_token", t, a.width)] if has_token else [])]
     rows.append(parts.position_embedding("position_embedding", a.position_embedding, t, a.width))
-    rows += [
+    blocks = [
         parts.encoder_block(f"encoder_block_{i}", t, a.width, a.num_heads, a.qk_norm, mlp(i, t))
         for i in range(a.num_layers)
     ]
+    count, first = members or (1, 0)
+    rows += blocks[:first]
+    rows += [row.times(count) for row in blocks[first:]]
     rows.append(parts.layer_norm("encoder_norm", (t, a.width)))
-    return [*rows, *_head(a, t)]
-
-
-def _head(a: SimpleNamespace, tokens: int) -> list[LayerProfile]:
-    rows, width = [], a.width
     if a.pooling == "map":
-        rows.append(
-            parts.attention_pooling("pooling", tokens, width, a.num_heads, a.mlp_dim, a.qk_norm)
-        )
+        pooling = parts.attention_pooling("pooling", t, a.width, a.num_heads, a.mlp_dim, a.qk_norm)
+        rows.append(pooling.times(count))
+    return rows + _head(a, () if members is None else (count,))
+
+
+def _head(a: SimpleNamespace, shape: tuple[int, ...]) -> list[LayerProfile]:
+    """What is done to the pooled tokens, of members side by side where `shape` holds them."""
+    rows, width = [], a.width
     if a.representation_size is not None:
         require_positive_int("representation_size", a.representation_size)
-        rows.append(parts.dense("pre_logits", (), width, a.representation_size))
+        rows.append(parts.dense("pre_logits", shape, width, a.representation_size))
         width = a.representation_size
     if a.num_classes is not None:
         require_positive_int("num_classes", a.num_classes)
-        rows.append(parts.dense("head", (), width, a.num_classes))
+        rows.append(parts.dense("head", shape, width, a.num_classes))
     return rows

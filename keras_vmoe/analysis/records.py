@@ -85,7 +85,9 @@ def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]
 
     Returns:
         Layer name to record, in the order of the calls. A name that comes again within one run
-        gets `_2`, `_3` and so on behind it.
+        gets `_2`, `_3` and so on behind it. Each member of an ensemble has a record of its own, as
+        it routes by itself: `..._member_0` and so on, with the experts of that member alone
+        (expert i of member j is expert `j * e / m + i` of the layer).
 
     Raises:
         ValueError: a model without MoE layers, images that do not fit it, no images.
@@ -118,8 +120,9 @@ def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]
     weights: dict[str, list[int]] = {}
     for batch in _batches(images):
         for name, call in _named(_run(model, batch)):
-            pieces.setdefault(name, []).append(_record(name, call))
-            weights.setdefault(name, []).append(int(call.plan[0].shape[0]))
+            for record in _records(name, call):
+                pieces.setdefault(record.layer, []).append(record)
+                weights.setdefault(record.layer, []).append(int(call.plan[0].shape[0]))
     require(bool(pieces), "images must hold at least one batch. Received: none")
     return {name: _joined(parts, weights[name]) for name, parts in pieces.items()}
 
@@ -190,6 +193,28 @@ def _named(calls: list[RoutingCall]) -> Iterator[tuple[str, RoutingCall]]:
 
 def _numpy(values: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(values))
+
+
+def _records(name: str, call: RoutingCall) -> list[RoutingRecord]:
+    """The record of one call, or one of each member of an ensemble."""
+    record = _record(name, call)
+    if call.members == 1:
+        return [record]
+    return [_of_member(record, member, call.members) for member in range(call.members)]
+
+
+def _of_member(record: RoutingRecord, member: int, members: int) -> RoutingRecord:
+    """What one member of an ensemble did: its tokens and its experts."""
+    tokens, experts = record.expert.shape[1] // members, record.num_experts // members
+    own = slice(member * tokens, (member + 1) * tokens)
+    parts = {
+        field: getattr(record, field)[:, own] for field in ("expert", "weight", "kept", "slot")
+    }
+    parts["expert"] = parts["expert"] - member * experts
+    gates = record.gates[:, own, member * experts : (member + 1) * experts]
+    return dataclasses.replace(
+        record, layer=f"{record.layer}_member_{member}", gates=gates, **parts
+    )
 
 
 def _record(name: str, call: RoutingCall) -> RoutingRecord:

@@ -68,7 +68,7 @@ def router_settings(cls: type[layers.Router], given: Mapping[str, Any]) -> Simpl
 def call_settings(router: layers.Router, arguments: Mapping[str, Any]) -> SimpleNamespace:
     """The settings of a router in a call that overrides some of them."""
     given = {name: value for name, value in arguments.items() if value is not None}
-    settings = dict(vars(router))
+    settings = {"num_members": router.num_members, **vars(router)}
     if "num_selected" in given:
         settings["num_selected"] = given["num_selected"]
     if "capacity_factor" in given:
@@ -139,6 +139,19 @@ def _top_k(settings: Any, group: Group, counting: Counting) -> RoutingCost:
     require(k <= e, f"num_selected must be at most num_experts={e}. Received: num_selected={k}")
     weights = group.width * e
     return RoutingCost(weights, group.tokens * weights, _rows(settings, group, counting, k), k)
+
+
+@register_router(layers.EnsembleTopKRouter)
+def _ensemble_top_k(settings: Any, group: Group, counting: Counting) -> RoutingCost:
+    """Of one member, for its copy of each image."""
+    m, e = settings.num_members, settings.num_experts
+    require_positive_int("num_members", m)
+    require(
+        e % m == 0,
+        f"num_members must divide num_experts. Received: num_members={m}, num_experts={e}",
+    )
+    own = _top_k(SimpleNamespace(**{**vars(settings), "num_experts": e // m}), group, counting)
+    return own._replace(params=group.width * e, experts_per_token=m * own.experts_per_token)
 
 
 @register_router(layers.ExpertChoiceRouter)

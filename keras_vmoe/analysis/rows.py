@@ -78,6 +78,11 @@ class LayerProfile:
         parts = tuple(part.without_params() for part in self.parts)
         return dataclasses.replace(self, params=0, idle_params=0, parts=parts)
 
+    def times(self, copies: int) -> LayerProfile:
+        """The same weights, used for so many copies of an image."""
+        parts = tuple(part.times(copies) for part in self.parts)
+        return dataclasses.replace(self, macs=copies * self.macs, parts=parts)
+
     def without_macs(self, note: str) -> LayerProfile:
         """The same weights with work that cannot be counted, for the reason that `note` gives."""
         parts = tuple(part.without_macs("") for part in self.parts)

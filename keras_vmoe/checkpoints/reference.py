@@ -85,7 +85,7 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
     """The variables of a model under the reference's names.
 
     Args:
-        model: a `ViT` or `VMoE`.
+        model: a `ViT`, `VMoE` or `EfficientEnsemble`.
 
     Returns:
         `{"Encoder/encoderblock_0/LayerNorm_0/scale": variable, ...}`; shapes are the reference's.
@@ -130,7 +130,8 @@ def assign_reference_params(model: keras.Model, params: Mapping[str, Any]) -> No
     """Fills a model with the reference's parameters. All or nothing.
 
     Args:
-        model: a `ViT` or `VMoE`, such as `models.from_reference_config` builds.
+        model: a `ViT`, `VMoE` or `EfficientEnsemble`, such as `models.from_reference_config`
+            builds.
         params: arrays by name, as flattened from the reference's tree
             (`"Encoder/encoderblock_0/LayerNorm_0/scale"`).
 

@@ -180,6 +180,8 @@ def _open(source: Any, progress: bool | Progress) -> tuple[str, Mapping[str, Any
 
 
 def _model_class(arguments: Mapping[str, Any]) -> type[keras.Model]:
+    if "num_members" in arguments:
+        return models.EfficientEnsemble
     return models.VMoE if "placement" in arguments else models.ViT
 
 

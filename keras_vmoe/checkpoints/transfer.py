@@ -27,16 +27,18 @@ class Transfer(NamedTuple):
         resized: position embeddings taken over on another grid.
         fresh: variables of the model that keep their initial values.
         left_out: arrays of the source that the model has no use for.
+        shared_out: routers of one model that were shared out among the members of an ensemble.
     """
 
     copied: tuple[str, ...]
     resized: tuple[str, ...]
     fresh: tuple[str, ...]
     left_out: tuple[str, ...]
+    shared_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{len(self.copied)} arrays copied"]
-        for name in ("resized", "fresh", "left_out"):
+        for name in ("resized", "shared_out", "fresh", "left_out"):
             if names := getattr(self, name):
                 parts.append(f"{name.replace('_', ' ')}: {', '.join(names)}")
         return "; ".join(parts)
@@ -50,12 +52,14 @@ def transfer(
 ) -> Transfer:
     """Fills a model with the weights of another one, as fine-tuning begins. All or nothing.
 
-    Routers and experts are taken over as they are. A learned position embedding of another grid is
+    Routers and experts are taken over as they are. Where an `EfficientEnsemble` starts from a V-MoE
+    with as many experts, each member gets its part of them with their columns of the router. A
+    learned position embedding of another grid is
     resized linearly with aligned corners, the class token's kept; where only the model has a class
     token, its position keeps its initial value.
 
     Args:
-        model: what is filled: a `ViT`, a `VMoE` or any model with named layers.
+        model: what is filled: a `ViT`, `VMoE`, `EfficientEnsemble` or any model with named layers.
         source: a model, or arrays by name: by `variable.path`, or by the reference's names
             (`"Encoder/encoderblock_0/LayerNorm_0/scale"`, with or without `"params/"` before it).
         fresh: regular expressions; a variable whose path begins with one of them keeps its initial
@@ -80,14 +84,15 @@ def transfer(
     (('position_embedding/embedding',), ('head/kernel', 'head/bias'))
 
     Reference: Dosovitskiy et al. 2020, arXiv 2010.11929, section 3.2; Riquelme et al. 2021, arXiv
-    2106.05974, section 3.4.
+    2106.05974, section 3.4; ensembles: Allingham et al. 2021, arXiv 2110.03360, section 5.
     """
     arrays = _arrays(source)
     variables = _variables(model, arrays)
     positions = _positions(model)
     is_fresh = re.compile("|".join(f"(?:{pattern})" for pattern in fresh) or r"(?!)").match
     plan: dict[str, Any] = {}
-    resized, problems = [], []
+    routers = _member_routers(model)
+    resized, shared_out, problems = [], [], []
     for name, variable in variables.items():
         if is_fresh(variable.path):
             continue
@@ -101,6 +106,9 @@ def transfer(
         if np.shape(array) != shape and variable.path in positions:
             array = _resized(np.asarray(array), positions[variable.path], source)
             resized.append(name)
+        if np.shape(array) == routers.get(variable.path):
+            array = np.asarray(array).reshape(shape)
+            shared_out.append(name)
         if np.shape(array) != shape:
             problems.append(f"wrong shape: {name} is {np.shape(array)}, the model needs {shape}")
         plan[name] = array
@@ -117,10 +125,11 @@ def transfer(
     for name, array in plan.items():
         variables[name].assign(np.asarray(array))
     return Transfer(
-        copied=tuple(name for name in plan if name not in resized),
+        copied=tuple(name for name in plan if name not in (*resized, *shared_out)),
         resized=tuple(resized),
         fresh=tuple(name for name in variables if name not in plan),
         left_out=tuple(left),
+        shared_out=tuple(shared_out),
     )
 
 
@@ -150,6 +159,12 @@ def _positions(model: keras.Model) -> dict[str, layers.PositionEmbedding]:
     """The learned position embeddings of a model, by the paths of their variables."""
     found = (x for x in model._flatten_layers() if isinstance(x, layers.PositionEmbedding))
     return {layer.embedding.path: layer for layer in found if layer.kind == "learned"}
+
+
+def _member_routers(model: keras.Model) -> dict[str, tuple[int, int]]:
+    """Paths of the routers' kernels of an ensemble, with the shape of one V-MoE's."""
+    found = (x for x in model._flatten_layers() if isinstance(x, layers.EnsembleTopKRouter))
+    return {x.kernel.path: (x.kernel.shape[0], x.num_experts) for x in found}
 
 
 def _resized(

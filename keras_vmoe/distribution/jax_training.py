@@ -33,6 +33,7 @@ class JaxTrainStep:
         optimizer: of `build_optimizer`; to `lower`, built under `unallocated`.
         loss: `(labels, logits)` to one number an image.
         rules: those that the model was placed by.
+        predict: from what the model gives to the logits `[b, classes]` that the accuracy is of.
 
     Call arguments:
         batch: `{"image": [b, height, width, channels], "label": [b] or [b, classes]}`, arrays; in
@@ -65,10 +66,12 @@ class JaxTrainStep:
         optimizer: keras.optimizers.Optimizer,
         loss: Loss,
         rules: Sequence[Rule] | None = None,
+        predict: Callable[[Any], Any] = lambda logits: logits,
     ) -> None:
         import jax
 
         self.mesh, self.model, self.optimizer, self.loss = mesh, model, optimizer, loss
+        self.predict = predict
         axes = {id(v): mesh.variable_layout(along) for v, along in model_axes(model, mesh, rules)}
         slots = slot_axes(optimizer, model, mesh, rules)
         self._layouts = axes | {id(v): mesh.variable_layout(along) for v, along in slots}
@@ -163,7 +166,7 @@ class JaxTrainStep:
         results = {
             "loss": loss,
             "auxiliary_loss": auxiliary,
-            "accuracy": kops.mean(hits(batch["label"], logits)),
+            "accuracy": kops.mean(hits(batch["label"], self.predict(logits))),
             **metrics,
         }
         return (list(trainable), list(others), list(slots)), results

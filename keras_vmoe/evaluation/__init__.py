@@ -25,3 +25,10 @@ from keras_vmoe.evaluation.sweep import SweepRow as SweepRow
 from keras_vmoe.evaluation.sweep import routing_settings as routing_settings
 from keras_vmoe.evaluation.sweep import routing_sweep as routing_sweep
 from keras_vmoe.evaluation.sweep import sweep_calls as sweep_calls
+from keras_vmoe.evaluation.uncertainty import Calibration as Calibration
+from keras_vmoe.evaluation.uncertainty import brier_score as brier_score
+from keras_vmoe.evaluation.uncertainty import calibration as calibration
+from keras_vmoe.evaluation.uncertainty import (
+    expected_calibration_error as expected_calibration_error,
+)
+from keras_vmoe.evaluation.uncertainty import negative_log_likelihood as negative_log_likelihood

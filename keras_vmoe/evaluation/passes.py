@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops as kops
 
 from keras_vmoe import layers, models, ops
+from keras_vmoe.evaluation.uncertainty import Calibration, RunningCalibration
 from keras_vmoe.layers.effects import RoutingCall
 from keras_vmoe.ops.validation import require
 
@@ -58,12 +59,14 @@ class Evaluation(NamedTuple):
         images: how many there were.
         accuracy: share that was classified rightly.
         loss: mean over the images, without auxiliary losses.
+        calibration: negative log-likelihood, Brier score and calibration error, of the softmax.
         layers: MoE layer name to its routing, in the order of the calls.
     """
 
     images: int
     accuracy: float
     loss: float
+    calibration: Calibration
     layers: dict[str, LayerRouting]
 
     @property
@@ -90,6 +93,7 @@ class Evaluation(NamedTuple):
             "images": self.images,
             "accuracy": self.accuracy,
             "loss": self.loss,
+            **self.calibration._asdict(),
             "dropped": self.dropped,
             "layers": rows,
         }
@@ -108,13 +112,14 @@ def evaluate(
     loss: Loss = softmax_loss,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Accuracy, loss and routing of a classifier on labelled images.
+    """Accuracy, loss, calibration and routing of a classifier on labelled images.
 
     The model runs as in inference; its metrics are left alone. Images that a batch masks out do
     not reach it.
 
     Args:
-        model: from images to logits, any built Keras model.
+        model: from images to logits, any built Keras model; of an ensemble, whose logits are
+            `[b, m, classes]`, the mean softmax of the members is evaluated.
         batches: of `{"image", "label"}`, and "mask" where there is padding.
         loss: from labels and logits to one number an image; softmax cross entropy by default.
         on_batch: called after each batch.
@@ -240,9 +245,12 @@ class Evaluator:
     def __init__(
         self, model: keras.Model, loss: Loss = softmax_loss, exact_capacity: bool = False
     ) -> None:
+        if len(getattr(model, "output_shape", None) or ()) == 3:
+            model = models.averaged_prediction(model)
         self._model, self._loss, self._exact = model, loss, exact_capacity
         self._recorded, self._plain = _Recorded(model), _Plain(model)
         self._images, self._hits, self._total_loss = 0, 0, 0.0
+        self._calibration = RunningCalibration()
         self._routing: dict[str, dict[str, Any]] = {}
 
     def add(self, batch: Batch) -> None:
@@ -255,6 +263,7 @@ class Evaluator:
         classes = labels if labels.ndim == 1 else labels.argmax(-1)
         self._hits += int(np.sum(logits.argmax(-1) == classes))
         self._total_loss += float(np.sum(kops.convert_to_numpy(self._loss(labels, logits))))
+        self._calibration.add(logits, labels)
         self._images += len(logits)
         for name, numbers in outputs["routing"].items():
             sums = self._routing.setdefault(
@@ -295,7 +304,8 @@ class Evaluator:
             for name, sums in self._routing.items()
         }
         n = self._images
-        return Evaluation(n, self._hits / n, self._total_loss / n, found)
+        calibration = self._calibration.result()
+        return Evaluation(n, self._hits / n, self._total_loss / n, calibration, found)
 
     def _layer(self, sums: dict[str, Any], row_macs: int) -> LayerRouting:
         n, choices = self._images, sums.get("choices")

@@ -10,7 +10,11 @@ from keras_vmoe.layers.embedding import PatchEmbedding as PatchEmbedding
 from keras_vmoe.layers.embedding import PositionEmbedding as PositionEmbedding
 from keras_vmoe.layers.embedding import resize_position_embedding as resize_position_embedding
 from keras_vmoe.layers.embedding import sincos_2d as sincos_2d
+from keras_vmoe.layers.ensemble_router import EnsembleTopKRouter as EnsembleTopKRouter
 from keras_vmoe.layers.experts import ExpertMLP as ExpertMLP
+from keras_vmoe.layers.members import EnsembleAverage as EnsembleAverage
+from keras_vmoe.layers.members import RepeatMembers as RepeatMembers
+from keras_vmoe.layers.members import SplitMembers as SplitMembers
 from keras_vmoe.layers.moe_mlp import MoEMLP as MoEMLP
 from keras_vmoe.layers.pooling import AttentionPooling as AttentionPooling
 from keras_vmoe.layers.pooling import TokenPooling as TokenPooling

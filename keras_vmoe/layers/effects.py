@@ -21,7 +21,8 @@ class RoutingCall(NamedTuple):
     """One routing of one MoE layer, as `record_routing` gives it.
 
     `capacity` is the slots of an expert in a full group, `group_capacity` those that each group may
-    use, `[g]`, where groups are not full.
+    use, `[g]`, where groups are not full. Of an ensemble, `tokens_per_image` counts an image's
+    tokens in all `members`.
     """
 
     layer: str
@@ -31,6 +32,7 @@ class RoutingCall(NamedTuple):
     tokens_per_image: Any
     losses: dict[str, Any]
     group_capacity: Any = None
+    members: int = 1
 
 
 class _State(threading.local):

@@ -65,15 +65,17 @@ class MoEMLP(keras.layers.Layer):
         bias_initializer: of each expert's biases.
 
     Call arguments:
-        inputs: `[b, t, d]`; b may be dynamic.
-        mask: optional `[b]` or `[b, t]` bool; false images or tokens take no slot, count in no
-            loss or metric, and come out as zero.
-        noise: optional unit normal noise, shaped like the router's logits `[g, s, e]`.
+        inputs: `[b, t, d]`; b may be dynamic. Where the router is of an ensemble of m members,
+            `[b * m, t, d]`: each image m times in a row, as `RepeatMembers` gives it.
+        mask: optional bools, `[b]` of images or `[b, t]` of tokens; false images or tokens take no
+            slot, count in no loss or metric, and come out as zero. Of an ensemble `[b]`, of images
+            whose copies are all false, or `[b * m, t]`.
+        noise: optional unit normal noise, shaped like the router's logits: `[g, s, e]`.
         training: adds the router's noise and dropout, and picks the capacity factor.
         num_selected, capacity_factor, batch_priority: override the router's own for this call.
 
     Returns:
-        `[b, t, d]`; tokens that no expert took are zero, so use it in a residual branch.
+        As inputs; tokens that no expert took are zero, so use it in a residual branch.
 
     Raises:
         ValueError: unknown names, inputs that are not `[b, t, d]`, routing arguments that the
@@ -154,7 +156,8 @@ class MoEMLP(keras.layers.Layer):
             f"Received: {tuple(input_shape)}",
         )
         tokens, width = input_shape[1:]
-        group = None if tokens is None else self.images_per_group * tokens
+        rows = self.images_per_group * self.router.num_members
+        group = None if tokens is None else rows * tokens
         # A router from a config may come built.
         if not self.router.built:
             self.router.build((None, group, width))
@@ -171,26 +174,51 @@ class MoEMLP(keras.layers.Layer):
         batch_priority: bool | None = None,
     ) -> Any:
         require_rank("inputs", inputs, 3, "[images, tokens, width]")
-        batch, length = kops.shape(inputs)[:2]
+        tokens_per_member = kops.shape(inputs)[1]
         routing = self.check_routing(num_selected, capacity_factor, batch_priority)
         inputs = ops.lay_out(inputs, "batch")
+        inputs, mask = self._by_image(inputs, mask)
+        batch, length = kops.shape(inputs)[:2]
         groups = group_images(inputs, self.images_per_group, mask)
         slots, group_capacity = None, None
         if self.router.plan_type is not ops.SoftPlan:
             slots, group_capacity = self._slots(groups, length, bool(training), routing)
             routing.update(capacity=slots, group_capacity=group_capacity)
+        if self.router.num_members > 1:
+            routing.update(tokens_per_member=tokens_per_member)
         plan = self.router(
             groups.tokens, mask=groups.mask, noise=noise, training=training, **routing
         )
         if effects.recording():
             terms = effects.take_terms()
+            members = self.router.num_members
             effects.emit_record(
-                effects.RoutingCall(self.name, plan, slots, batch, length, terms, group_capacity)
+                effects.RoutingCall(
+                    self.name, plan, slots, batch, length, terms, group_capacity, members
+                )
             )
         self._update_metrics(plan, groups.mask)
         outputs = self._mix(groups.tokens, plan, slots, training)
         outputs = ungroup_images(kops.cast(outputs, self.compute_dtype), batch, length)
+        if self.router.num_members > 1:
+            outputs = kops.reshape(outputs, [-1, tokens_per_member, outputs.shape[-1]])
         return ops.lay_out(outputs, "batch")
+
+    def _by_image(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
+        """Inputs and mask with the tokens of all members of an image side by side, `[b, m * t]`."""
+        members = self.router.num_members
+        if members == 1:
+            return inputs, mask
+        rows, length, width = kops.shape(inputs)
+        require(
+            not isinstance(rows, int) or rows % members == 0,
+            f"inputs must hold each image {members} times, once for each member of the router. "
+            f"Received: inputs of shape {tuple(inputs.shape)}",
+        )
+        images, tokens = rows // members, members * length
+        if mask is not None and len(mask.shape) == 2:
+            mask = kops.reshape(mask, [images, tokens])
+        return kops.reshape(inputs, [images, tokens, width]), mask
 
     def check_routing(
         self,

@@ -43,6 +43,8 @@ class Router(keras.layers.Layer):
 
     #: The class of the plans that this router makes.
     plan_type: type = ops.TokenChoicePlan
+    #: Members that share the experts out among them; an image's tokens come once for each.
+    num_members: int = 1
 
     def __init__(
         self,
@@ -90,9 +92,12 @@ class Router(keras.layers.Layer):
             input_shape[-1] is not None,
             f"inputs must have a known width. Received: inputs of shape {tuple(input_shape)}",
         )
-        self.kernel = self.add_weight(
+        self.kernel = self._add_kernel(input_shape[-1])
+
+    def _add_kernel(self, width: int) -> Any:
+        return self.add_weight(
             name="kernel",
-            shape=(input_shape[-1], self.num_experts),
+            shape=(width, self.num_experts),
             initializer=self.kernel_initializer,
         )
 
@@ -116,17 +121,18 @@ class Router(keras.layers.Layer):
         num_selected: int | None = None,
         capacity_factor: float | None = None,
     ) -> int:
-        """Slots per expert in a group of `num_tokens`: at least 1, at most `num_tokens`.
+        """Slots per expert in a group of `num_tokens`: at least 1, at most a member's tokens.
 
         Args:
-            num_tokens: tokens in the group (s).
+            num_tokens: tokens in the group (s), of all members.
             training: which of the two capacity factors holds.
             num_selected: overrides the router's own.
             capacity_factor: overrides the router's own.
         """
         k = self._choices_per_token(num_selected)
+        most = max(num_tokens // self.num_members, 1)
         if self.expert_capacity is not None and capacity_factor is None:
-            return min(self.expert_capacity, num_tokens)
+            return min(self.expert_capacity, most)
         factor = capacity_factor
         if factor is None and not training:
             factor = self.eval_capacity_factor
@@ -142,7 +148,7 @@ class Router(keras.layers.Layer):
             self.capacity_multiple_of,
             at_least_one=True,  # a small batch must not fail
         )
-        return min(slots, num_tokens)
+        return min(slots, most)
 
     def _noise(self, logits: Any, noise: Any, training: bool) -> Any | None:
         """Unit normal noise like `logits`: handed in, drawn in training, or none."""

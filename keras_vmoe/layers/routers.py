@@ -151,17 +151,39 @@ class TopKRouter(Router):
         k = self._choices_per_token(num_selected)
         if capacity is None:
             capacity = self.capacity(inputs.shape[1], training, num_selected, capacity_factor)
-        logits = ops.lay_out(kops.matmul(inputs, self.kernel), "batch")
+        return self._plan(
+            kops.matmul(inputs, self.kernel),
+            k,
+            capacity if group_capacity is None else group_capacity,
+            self.batch_priority if batch_priority is None else batch_priority,
+            mask,
+            noise,
+            training,
+        )
+
+    def _plan(
+        self,
+        logits: Any,
+        k: int,
+        capacity: Any,
+        batch_priority: bool,
+        mask: Any,
+        noise: Any,
+        training: bool,
+    ) -> ops.TokenChoicePlan:
+        """From the logits of groups, `[g, s, experts]`, to their plan; adds the losses."""
+        logits = ops.lay_out(logits, "batch")
         noise = self._noise(logits, noise, training)
-        noisy = logits if noise is None else logits + noise * (self.noise_std / self.num_experts)
+        noise_std = self.noise_std / logits.shape[-1]
+        noisy = logits if noise is None else logits + noise * noise_std
         gates = ops.lay_out(kops.softmax(noisy, axis=-1), "batch")
         self._add_losses(logits, noisy, gates, noise is not None, k, mask)
         return ops.top_k_routing(
             gates,
             k,
-            capacity if group_capacity is None else group_capacity,
+            capacity,
             mask=mask,
-            batch_priority=self.batch_priority if batch_priority is None else batch_priority,
+            batch_priority=batch_priority,
             priority_score=self.priority_score,
             renormalise=self.renormalise_gates,
         )
@@ -170,7 +192,7 @@ class TopKRouter(Router):
         self, logits: Any, noisy: Any, gates: Any, with_noise: bool, k: int, mask: Any
     ) -> None:
         """Adds the losses whose weight is above 0. A weight of 0 leaves a loss uncomputed."""
-        std = self.noise_std / self.num_experts
+        std = self.noise_std / logits.shape[-1]
         terms = {
             "importance": (
                 self.importance_loss_weight,

@@ -2,6 +2,11 @@
 
 from keras_vmoe.models.base import FunctionalModel as FunctionalModel
 from keras_vmoe.models.classifier import Classifier as Classifier
+from keras_vmoe.models.efficient_ensemble import EfficientEnsemble as EfficientEnsemble
+from keras_vmoe.models.efficient_ensemble import averaged_prediction as averaged_prediction
+from keras_vmoe.models.ensemble_training import EnsembleAccuracy as EnsembleAccuracy
+from keras_vmoe.models.ensemble_training import EnsembleCrossentropy as EnsembleCrossentropy
+from keras_vmoe.models.ensemble_training import EnsembleNLL as EnsembleNLL
 from keras_vmoe.models.features import feature_extractor as feature_extractor
 from keras_vmoe.models.placement import moe_blocks as moe_blocks
 from keras_vmoe.models.reference import from_reference_config as from_reference_config

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vmoe.layers import EnsembleAverage
 from keras_vmoe.models.base import FunctionalModel
 from keras_vmoe.ops.validation import require
 
@@ -17,7 +18,9 @@ class Classifier(FunctionalModel):
     """Classifies raw images: resizes, rescales, calls the model, knows the classes by name.
 
     Args:
-        model: a model from images `[b, height, width, channels]` to logits.
+        model: a model from images `[b, height, width, channels]` to logits `[b, classes]`, or of
+            the members of an ensemble, `[b, m, classes]`, trained with softmax (for sigmoid,
+            hand in `averaged_prediction(model, "sigmoid")`).
         class_names: a name per logit.
         value_range: what the pixel values 0 and 255 become.
 
@@ -25,7 +28,7 @@ class Classifier(FunctionalModel):
         inputs: `[b, any height, any width, channels]`, 0 to 255, integers or floats.
 
     Returns:
-        Logits `[b, classes]`.
+        Logits `[b, classes]`; of an ensemble, those of the mean probability of its members.
 
     Raises:
         ValueError: not as many names as logits, or a range that is none.
@@ -70,7 +73,10 @@ class Classifier(FunctionalModel):
         resize = keras.layers.Resizing(height, width, dtype="float32", name="resize")
         x = resize(images, training=False)
         x = keras.layers.Rescaling((high - low) / 255.0, low, dtype="float32", name="rescale")(x)
-        super().__init__(inputs=images, outputs=model(x), **kwargs)
+        logits = model(x)
+        if len(logits.shape) == 3:
+            logits = EnsembleAverage(name="ensemble_average")(logits)
+        super().__init__(inputs=images, outputs=logits, **kwargs)
         self.model = model
         self.class_names = names
         self.value_range = (low, high)

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_vmoe.layers import EnsembleAverage
 from keras_vmoe.models.base import FunctionalModel
 from keras_vmoe.ops.validation import require
 
@@ -21,6 +22,8 @@ def feature_extractor(model: keras.Model) -> FunctionalModel:
     """A model with the same weights that gives what the head of `model` is given.
 
     The features of a `ViT` or `VMoE` are its pooled tokens, after `pre_logits` where there is one.
+    Those of an `EfficientEnsemble` are its members' side by side: a linear classifier of them adds
+    up one of each member.
 
     Args:
         model: a functional or sequential model that ends in a dense head, by itself or in a model
@@ -28,8 +31,9 @@ def feature_extractor(model: keras.Model) -> FunctionalModel:
             images; `feature_extractor(classifier.model)` takes images in [-1, 1].
 
     Returns:
-        An uncompiled model of the inputs of `model`, with outputs `[b, d]`. It shares its layers
-        with `model`, so it follows when that is trained.
+        An uncompiled model of the inputs of `model`, with outputs `[b, d]`, or `[b, m * d]` of an
+        ensemble of m members. It shares its layers with `model`, so it follows when that is
+        trained.
 
     Raises:
         ValueError: a model that has no graph, several outputs, or no dense head at its end.
@@ -61,14 +65,19 @@ def feature_extractor(model: keras.Model) -> FunctionalModel:
         f"model must have one output, of logits. {model.name!r} has {len(model.outputs)}",
     )
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return FunctionalModel(inputs, _head_input(model), name=f"{model.name}_features")
+    features = _head_input(model, model.outputs[0])
+    if len(features.shape) == 3:  # members of an ensemble
+        features = keras.layers.Flatten(name="members_side_by_side")(features)
+    return FunctionalModel(inputs, features, name=f"{model.name}_features")
 
 
-def _head_input(model: keras.Model) -> Any:
-    """The symbolic input of the dense layer that a model ends in."""
+def _head_input(model: keras.Model, output: Any) -> Any:
+    """The symbolic input of the dense layer that an output of a model comes from."""
     # Keras keeps where a symbolic tensor came from under this private name.
-    history = model.outputs[0]._keras_history
+    history = output._keras_history
     layer, node = history.operation, history.operation._inbound_nodes[history.node_index]
+    if isinstance(layer, EnsembleAverage):
+        return _head_input(model, node.input_tensors[0])
     if isinstance(layer, keras.Model):
         return feature_extractor(layer)(*node.arguments.args, **node.arguments.kwargs)
     activation = getattr(layer, "activation", None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_vmoe.models.base import VisionModel
+from keras_vmoe.models.efficient_ensemble import EfficientEnsemble
 from keras_vmoe.models.vit import image_shape
 from keras_vmoe.models.vmoe import VMoE
 from keras_vmoe.ops.validation import require
@@ -51,10 +52,11 @@ def from_reference_config(
         config: the keyword arguments of the reference's model, `encoder` and `moe` nested.
         image_size: side of the input images, pixels, or (height, width): the reference reads it
             off its input.
-        **overrides: arguments of `VMoE` that are laid over the config's.
+        **overrides: arguments of the model's class that are laid over the config's.
 
     Returns:
-        A `VMoE`, with `placement=()` where the config has no sparse block.
+        A `VMoE`, with `placement=()` where the config has no sparse block; an `EfficientEnsemble`
+        where it has an `ensemble_size`.
 
     Raises:
         ValueError: an unknown option, or a group size that is not a whole number of images.
@@ -104,7 +106,8 @@ def from_reference_config(
     arguments.update(_moe_arguments(encoder.take("moe", None), tokens))
     for options in (top, encoder, position):
         options.done()
-    return VMoE(**{**arguments, **overrides})
+    cls = EfficientEnsemble if "num_members" in arguments else VMoE
+    return cls(**{**arguments, **overrides})
 
 
 def _moe_arguments(config: Mapping[str, Any] | None, tokens: int) -> dict[str, Any]:
@@ -113,15 +116,13 @@ def _moe_arguments(config: Mapping[str, Any] | None, tokens: int) -> dict[str, A
     blocks = tuple(moe.take("layers", ()))
     if not blocks:
         return {"placement": ()}
-    require(
-        moe.take("ensemble_size", 1) == 1,
-        "config is of an efficient ensemble (encoder.moe.ensemble_size above 1), not of a V-MoE",
-    )
-    group = moe.take("group_size")
+    members = moe.take("ensemble_size", 1)
+    # A group counts the copies of an image, too.
+    tokens, group = members * tokens, moe.take("group_size")
     require(
         group % tokens == 0,
         f"encoder.moe.group_size must be a whole number of images of {tokens} tokens. "
-        f"Received: group_size={group}",
+        f"Received: group_size={group}, ensemble_size={members}",
     )
     split = moe.take("split_rngs", False)
     arguments = {
@@ -133,7 +134,18 @@ def _moe_arguments(config: Mapping[str, Any] | None, tokens: int) -> dict[str, A
         **_router_arguments(moe.take("router", None)),
     }
     moe.done()
-    return arguments
+    return arguments if members == 1 else _of_ensemble(arguments, members)
+
+
+def _of_ensemble(arguments: dict[str, Any], members: int) -> dict[str, Any]:
+    """The arguments of an `EfficientEnsemble`, whose routers are top-k routers all."""
+    router = arguments.pop("router")
+    require(
+        router == "top_k",
+        "encoder.moe.router must be a NoisyTopExpertsPerItemRouter where encoder.moe.ensemble_size "
+        f"is above 1. Received: a router of kind {router!r}",
+    )
+    return {**arguments, "num_members": members}
 
 
 def _router_arguments(config: Mapping[str, Any] | None) -> dict[str, Any]:

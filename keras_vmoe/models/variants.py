@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras_vmoe.models.base import VisionModel, argument_names
+from keras_vmoe.models.efficient_ensemble import EfficientEnsemble
 from keras_vmoe.models.vit import ViT
 from keras_vmoe.models.vmoe import VMoE
 from keras_vmoe.ops.validation import require
@@ -59,6 +60,9 @@ def _table() -> dict[str, tuple[type[VisionModel], dict[str, Any]]]:
             VMoE,
             dict(_SIZES[size], patch_size=patch, placement="every_2", num_experts=32),
         )
+    # The ensemble that was released: fewer experts than V-MoE's, in the last odd blocks.
+    ensemble = {"placement": "last_2", "num_experts": 8, "num_members": 2, "num_selected": 1}
+    table["eee_s32"] = (EfficientEnsemble, {**_SIZES["vmoe_s"], "patch_size": 32, **ensemble})
     return table
 
 

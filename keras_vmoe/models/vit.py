@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -140,14 +140,24 @@ class ViT(VisionModel):
         super().__init__(config, functional_vit(config), name=name, **kwargs)
 
 
+class Members(NamedTuple):
+    """An ensemble in one ViT: `count` members, images repeated just before block `first_block`."""
+
+    count: int
+    first_block: int
+
+
 def functional_vit(
-    config: dict[str, Any], make_mlp: Callable[[int], keras.layers.Layer] | None = None
+    config: dict[str, Any],
+    make_mlp: Callable[[int], keras.layers.Layer] | None = None,
+    members: Members | None = None,
 ) -> tuple[Any, Any]:
     """Inputs and outputs of a ViT.
 
     Args:
         config: `ViT`'s arguments.
         make_mlp: gives the MLP of a block from its id; `None` makes dense ones.
+        members: of an ensemble, whose outputs have an axis of members behind that of images.
 
     Returns:
         The symbolic images and the symbolic logits or features.
@@ -161,6 +171,8 @@ def functional_vit(
     x = _embed(images, config, policy)
     rates = depth_rates(config["stochastic_depth_rate"], config["num_layers"])
     for i, rate in enumerate(rates):
+        if members is not None and i == members.first_block:
+            x = layers.RepeatMembers(members.count, dtype=policy, name="repeat_members")(x)
         mlp = make_mlp(i) if make_mlp else dense_mlp(config, policy)
         x = layers.EncoderBlock(
             config["num_heads"],
@@ -177,7 +189,10 @@ def functional_vit(
     x = keras.layers.LayerNormalization(
         epsilon=config["layer_norm_epsilon"], dtype=policy, name="encoder_norm"
     )(x)
-    return images, _head(_pool(x, config, policy), config, policy)
+    x = _pool(x, config, policy)
+    if members is not None:
+        x = layers.SplitMembers(members.count, dtype=policy, name="split_members")(x)
+    return images, _head(_pre_logits(x, config, policy), config, policy)
 
 
 def dense_mlp(config: dict[str, Any], policy: Any) -> layers.MLP:
@@ -210,9 +225,9 @@ def _embed(images: Any, config: dict[str, Any], policy: Any) -> Any:
 
 
 def _pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
-    """Tokens to one vector per image, pre-logits included."""
+    """Tokens to one vector per image."""
     if config["pooling"] == "map":
-        x = layers.AttentionPooling(
+        return layers.AttentionPooling(
             config["num_heads"],
             config["mlp_dim"],
             config["qk_norm"],
@@ -221,15 +236,18 @@ def _pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
             dtype=policy,
             name="pooling",
         )(x)
-    else:
-        kind = "mean" if config["pooling"] == "gap" else "first"
-        x = layers.TokenPooling(kind, dtype=policy, name="pooling")(x)
-    if config["representation_size"] is not None:
-        require_positive_int("representation_size", config["representation_size"])
-        x = keras.layers.Dense(
-            config["representation_size"], activation="tanh", dtype=policy, name="pre_logits"
-        )(x)
-    return x
+    kind = "mean" if config["pooling"] == "gap" else "first"
+    return layers.TokenPooling(kind, dtype=policy, name="pooling")(x)
+
+
+def _pre_logits(x: Any, config: dict[str, Any], policy: Any) -> Any:
+    """The tanh layer before the head, where there is one."""
+    if config["representation_size"] is None:
+        return x
+    require_positive_int("representation_size", config["representation_size"])
+    return keras.layers.Dense(
+        config["representation_size"], activation="tanh", dtype=policy, name="pre_logits"
+    )(x)
 
 
 def _head(x: Any, config: dict[str, Any], policy: Any) -> Any:

@@ -10,7 +10,7 @@ import keras
 from keras_vmoe import layers
 from keras_vmoe.models.base import VisionModel, argument_names, resolve_policy
 from keras_vmoe.models.placement import moe_blocks
-from keras_vmoe.models.vit import dense_mlp, functional_vit
+from keras_vmoe.models.vit import Members, dense_mlp, functional_vit
 from keras_vmoe.ops.validation import require, require_choice
 
 ROUTERS = ("top_k", "expert_choice", "soft")
@@ -143,8 +143,8 @@ class VMoE(VisionModel):
         super().__init__(config, functional_vmoe(config), name=name, **kwargs)
 
 
-def functional_vmoe(config: dict[str, Any]) -> tuple[Any, Any]:
-    """Inputs and outputs of a V-MoE from its arguments."""
+def functional_vmoe(config: dict[str, Any], members: Members | None = None) -> tuple[Any, Any]:
+    """Inputs and outputs of a V-MoE from its arguments, or of an ensemble of `members`."""
     require_choice("router", config["router"], ROUTERS)
     blocks = moe_blocks(config["placement"], config["num_layers"])
     policy = resolve_policy(config["dtype"])
@@ -154,7 +154,7 @@ def functional_vmoe(config: dict[str, Any]) -> tuple[Any, Any]:
             return dense_mlp(config, policy)
         dropout = config["expert_dropout_rate"]
         return layers.MoEMLP(
-            make_router(config),
+            make_router(config, members),
             config["mlp_dim"],
             images_per_group=images_per_group(config),
             activation=config["activation"],
@@ -166,7 +166,7 @@ def functional_vmoe(config: dict[str, Any]) -> tuple[Any, Any]:
             name=f"encoder_block_{index}_moe",
         )
 
-    return functional_vit(config, make_mlp)
+    return functional_vit(config, make_mlp, members)
 
 
 def images_per_group(config: dict[str, Any]) -> int:
@@ -198,7 +198,7 @@ _OWN = {
 }
 
 
-def make_router(config: dict[str, Any]) -> layers.Router:
+def make_router(config: dict[str, Any], members: Members | None = None) -> layers.Router:
     """A fresh router from a model's arguments; what is `None` there is the router's default.
 
     Raises:
@@ -214,6 +214,10 @@ def make_router(config: dict[str, Any]) -> layers.Router:
             given[name] = config[name]
         else:
             _require_not_given(name, config[name] in silent, config)
+    if members is not None:
+        return layers.EnsembleTopKRouter(
+            config["num_experts"], members.count, name="router", **given
+        )
     return _ROUTER_CLASSES[kind](config["num_experts"], name="router", **given)
 
 

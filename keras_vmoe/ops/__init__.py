@@ -4,6 +4,8 @@ from keras_vmoe.ops.activations import gelu_tanh as gelu_tanh
 from keras_vmoe.ops.activations import get_activation as get_activation
 from keras_vmoe.ops.activations import serialize_activation as serialize_activation
 from keras_vmoe.ops.capacity import compute_capacity as compute_capacity
+from keras_vmoe.ops.classification import classification_loss as classification_loss
+from keras_vmoe.ops.classification import ensemble_logits as ensemble_logits
 from keras_vmoe.ops.dispatch import choose_dispatch as choose_dispatch
 from keras_vmoe.ops.dispatch import combine as combine
 from keras_vmoe.ops.dispatch import combine_weights as combine_weights
@@ -22,6 +24,8 @@ from keras_vmoe.ops.losses import gshard_loss as gshard_loss
 from keras_vmoe.ops.losses import importance_loss as importance_loss
 from keras_vmoe.ops.losses import load_loss as load_loss
 from keras_vmoe.ops.losses import router_z_loss as router_z_loss
+from keras_vmoe.ops.members import merge_members as merge_members
+from keras_vmoe.ops.members import split_members as split_members
 from keras_vmoe.ops.routing import ExpertChoicePlan as ExpertChoicePlan
 from keras_vmoe.ops.routing import Plan as Plan
 from keras_vmoe.ops.routing import SoftPlan as SoftPlan

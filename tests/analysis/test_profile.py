@@ -235,6 +235,45 @@ def test_any_vmoe_counts_as_it_is_built(arguments, counting):
     check(models.VMoE, arguments, counting)
 
 
+@st.composite
+def ensemble_arguments(draw):
+    arguments = draw(vit_arguments())
+    members, experts = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    arguments.update(
+        num_members=members,
+        num_experts=members * experts,
+        num_selected=draw(st.sampled_from([None, experts])),
+        placement=draw(st.sets(st.sampled_from(range(arguments["num_layers"])), min_size=1)),
+        capacity_factor=draw(st.sampled_from([None, 0.3, 7.0])),
+        capacity_multiple_of=draw(st.sampled_from([None, 3])),
+        images_per_group=draw(st.sampled_from([None, 1, 3])),
+        expert_capacity=draw(st.sampled_from([None, 2])),
+    )
+    arguments["placement"] = tuple(sorted(arguments["placement"]))
+    return arguments
+
+
+@settings(QUICK, max_examples=20)
+@given(ensemble_arguments(), COUNTINGS)
+def test_any_ensemble_counts_as_it_is_built(arguments, counting):
+    check(models.EfficientEnsemble, arguments, counting)
+
+
+def test_an_ensemble_has_the_weights_of_one_model_and_the_work_of_several():
+    sizes = {"num_classes": 10, "num_experts": 8, "num_selected": 1, "placement": "last_2"}
+    single = analysis.profile("vmoe_s32", image_size=128, **sizes)
+    ensemble = analysis.profile("eee_s32", image_size=128, **sizes)
+    assert ensemble.params == single.params
+    rows = {row.name: row for row in single.layers}
+    for row in ensemble.layers:
+        number = int(row.name.rpartition("_")[2]) if row.name.startswith("encoder_block") else None
+        repeated = row.name == "head" or (number is not None and number >= 5)
+        router = 512 * 17 * 8 if number in (5, 7) else 0  # each member has half of its columns
+        wanted = 2 * rows[row.name].macs - router if repeated else rows[row.name].macs
+        assert row.macs == wanted, row.name
+    assert ensemble.macs / single.macs == pytest.approx(1.37, abs=0.02)
+
+
 def tiny(**overrides):
     arguments = {
         "image_size": 16,

@@ -301,3 +301,33 @@ def test_jax_gives_the_same(tmp_path):
         with np.load(tmp_path / f"{router}.npz") as found:
             for name in found.files:
                 np.testing.assert_allclose(found[name], getattr(record, name), atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------- ensembles
+
+
+def test_each_member_has_a_record_of_its_own():
+    arguments = {"num_members": 2, "num_experts": 6, "placement": "every_2", "num_layers": 2}
+    sizes = {"image_size": 16, "patch_size": 4, "width": 8, "mlp_dim": 12, "num_heads": 2}
+    keras.utils.set_random_seed(0)
+    model = models.EfficientEnsemble(
+        **arguments, **sizes, num_classes=3, capacity_factor=0.7, capacity_multiple_of=1
+    )
+    batch = images(11)
+    for subject in (model, models.averaged_prediction(model)):
+        records = analysis.routing_records(subject, [batch[:8], batch[8:]])
+        assert list(records) == [f"{LAYER}_member_0", f"{LAYER}_member_1"]
+        for record in records.values():
+            assert record.expert.shape == record.kept.shape == (11, T, 1)
+            assert record.gates.shape == (11, T, 3)
+            np.testing.assert_allclose(record.gates.sum(-1), 1.0, rtol=1e-5)
+            np.testing.assert_array_equal(record.expert[..., 0], record.gates.argmax(-1))
+            assert 0 < record.dropped < 1
+            assert set(record.losses) == {"importance"}
+            # Of 8 and 3 images: 2 * 17 * n tokens for 6 experts.
+            assert record.slots == int(np.ceil(8 * 34 * 0.7 / 6)) + int(np.ceil(3 * 34 * 0.7 / 6))
+    with layers.record_routing() as calls:
+        model(batch[:8])
+    whole = np.asarray(calls[0].plan.expert).reshape(8, 2, T, 1)
+    for member, record in enumerate(records.values()):
+        np.testing.assert_array_equal(record.expert[:8] + 3 * member, whole[:, member])

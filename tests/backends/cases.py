@@ -114,6 +114,8 @@ def reference(name: str, training: bool = False, **overrides: object) -> Callabl
         checkpoints.assign_reference_params(model, golden.under("params"))
         noise = golden.under("in")
         handed = [noise[n] for n in sorted(noise) if n.startswith("noise_normal")]
+        members = golden.config["encoder"]["moe"].get("ensemble_size", 1)
+        handed = [np.repeat(array, members, axis=0) for array in handed]
         with layers.handed_noise(handed if training else []):
             logits, gradients, _ = layer_gradients(
                 model,
@@ -202,6 +204,7 @@ CASES: dict[str, Callable[[], Numbers]] = {
     "reference/top_k": reference("05_vmoe_token_k2_grads", training=True),
     "reference/grouped": reference("04_vmoe_map_k2", dispatch="grouped"),
     "reference/expert_choice": reference("04_vmoe_gap_expert_choice", dispatch="gather"),
+    "reference/ensemble": reference("06_eee_token_k1_m2", training=True),
     "reference/soft": reference("06_soft_moe_gap_f32"),
     "fit/top_k": fit(importance_loss_weight=0.1),
     "fit/remat": fit(remat=True),

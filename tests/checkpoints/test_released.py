@@ -15,7 +15,7 @@ from tests.support.unallocated import unallocated
 
 FOLDER = golden.FOLDER / "ckpt_tiny"
 VMOE = ("vmoe_tiny", "vmoe_tiny_prelogits")
-TREES = sorted(golden.FOLDER.glob("param_tree_vmoe_*.json"))
+TREES = sorted(golden.FOLDER.glob("param_tree_*.json"))
 
 
 @pytest.mark.parametrize("name", VMOE)
@@ -24,6 +24,16 @@ def test_logits_of_the_reference(name):
     model = checkpoints.load_model(FOLDER / name, batch_priority=True, images_per_group=2)
     assert isinstance(model, models.VMoE)
     logits = model(wanted["in/images"])
+    np.testing.assert_allclose(logits, wanted["det/logits"], atol=1e-5)
+
+
+def test_an_ensemble_of_the_reference():
+    wanted = golden.load("ckpt_tiny/eee_tiny")
+    model = checkpoints.load_model(FOLDER / "eee_tiny", batch_priority=True, images_per_group=2)
+    assert isinstance(model, models.EfficientEnsemble)
+    assert model.arguments["num_members"] == 2
+    assert model.arguments["num_selected"] == 1
+    logits = np.reshape(model(wanted["in/images"]), (-1, 10))
     np.testing.assert_allclose(logits, wanted["det/logits"], atol=1e-5)
 
 
@@ -73,7 +83,8 @@ def test_the_real_trees_build_the_models_of_their_configs(path):
     }
     found = checkpoints.infer_arguments(arrays)
     with unallocated():
-        model = models.VMoE(**found)
+        cls = models.EfficientEnsemble if "num_members" in found else models.VMoE
+        model = cls(**found)
         wanted = models.from_reference_config(tree["config"], image_size=found["image_size"])
     shapes = {n: tuple(v.shape) for n, v in checkpoints.reference_variables(model).items()}
     assert shapes == {name: array.shape for name, array in arrays.items()}
@@ -99,14 +110,14 @@ def test_the_real_trees_fill_the_models(path):
 
 def test_what_the_configs_tell_goes_by_the_name_of_the_file(tmp_path):
     arrays = golden.load("ckpt_tiny/vmoe_tiny").under("params")
+    ensemble = golden.load("ckpt_tiny/eee_tiny").under("params")
     for name, config in RELEASED.items():
-        if name.startswith("vmoe"):
-            checkpoints.save_vmoe(tmp_path / name, arrays)
-            arguments = checkpoints.load_model(tmp_path / name).arguments
-            assert arguments["capacity_factor"] == config["capacity_factor"]
-            assert arguments["eval_capacity_factor"] == config.get("eval_capacity_factor")
-            assert arguments["num_selected"] == 2
-            assert arguments["batch_priority"] is False
+        checkpoints.save_vmoe(tmp_path / name, ensemble if name.startswith("eee") else arrays)
+        arguments = checkpoints.load_model(tmp_path / name).arguments
+        assert arguments["capacity_factor"] == config["capacity_factor"]
+        assert arguments["eval_capacity_factor"] == config.get("eval_capacity_factor")
+        assert arguments["num_selected"] == (1 if name.startswith("eee") else 2)
+        assert arguments["batch_priority"] is False
     arguments = checkpoints.load_model(FOLDER / "vmoe_tiny").arguments
     assert arguments["capacity_factor"] == 1.05
     assert arguments["eval_capacity_factor"] is None

@@ -124,3 +124,61 @@ def test_what_does_not_fit_is_listed_and_changes_nothing(source, arguments, word
 def test_arrays_of_something_else_are_refused(source):
     with pytest.raises(ValueError, match="Received: 'conv1', "):
         checkpoints.transfer(source, {"conv1": np.zeros(3)})
+
+
+# ---------------------------------------------------------------------------------- ensembles
+
+ENSEMBLE = {**SPARSE, "num_members": 2}
+
+
+@pytest.mark.parametrize("by_reference", [False, True])
+def test_an_ensemble_shares_out_the_experts_of_a_v_moe(source, by_reference):
+    model = models.EfficientEnsemble(image_size=32, num_classes=3, **ENSEMBLE)
+    given = source
+    if by_reference:
+        named = checkpoints.reference_variables(source).items()
+        given = {name: keras.ops.convert_to_numpy(variable) for name, variable in named}
+    done = checkpoints.transfer(model, given)
+    assert len(done.shared_out) == 1
+    assert not set(done.shared_out) & set(done.copied)
+    assert "shared out: " in str(done)
+    there, here = values(source), values(model)
+    path = "encoder_block_1/encoder_block_1_moe/router/kernel"
+    assert here[path].shape == (16, 2, 2)
+    for member in range(2):
+        own = there[path][:, 2 * member : 2 * member + 2]
+        np.testing.assert_array_equal(here[path][:, member], own)
+    for name in here:
+        if name != path and not name.startswith("head/"):
+            np.testing.assert_array_equal(here[name], there[name])
+
+
+def test_one_member_of_an_ensemble_starts_as_the_v_moe_itself(source):
+    """With all experts at hand, it gives the very logits."""
+    sizes = {"image_size": 32, "num_classes": 10, "representation_size": 16, "num_selected": 1}
+    single = models.VMoE(**sizes, **SPARSE)
+    checkpoints.transfer(single, source, fresh=())
+    model = models.EfficientEnsemble(**sizes, **SPARSE, num_members=1)
+    checkpoints.transfer(model, single, fresh=())
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype("float32")
+    wanted = np.asarray(single(x))
+    np.testing.assert_allclose(np.asarray(model(x))[:, 0], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_ensemble_starts_from_an_ensemble(source):
+    first = models.EfficientEnsemble(image_size=32, num_classes=3, **ENSEMBLE)
+    second = models.EfficientEnsemble(image_size=48, num_classes=5, **ENSEMBLE)
+    done = checkpoints.transfer(second, models.averaged_prediction(first))
+    assert not done.shared_out
+    assert any("router/kernel" in name for name in done.copied)
+
+
+def test_routers_of_other_numbers_of_experts_are_not_shared_out(source):
+    arguments = {**ENSEMBLE, "num_experts": 8}
+    model = models.EfficientEnsemble(image_size=32, num_classes=3, **arguments)
+    with pytest.raises(ValueError, match=r"router/kernel is \(16, 4\), the model needs \(16, 2, 4"):
+        checkpoints.transfer(model, source)
+    back = models.VMoE(image_size=32, num_classes=3, **SPARSE)
+    ensemble = models.EfficientEnsemble(image_size=32, num_classes=3, **ENSEMBLE)
+    with pytest.raises(ValueError, match=r"router/kernel is \(16, 2, 2\), the model needs \(16, 4"):
+        checkpoints.transfer(back, ensemble)

@@ -50,6 +50,10 @@ def test_it_equals_the_records(router, cuts):
     accuracy, loss = by_hand(model, parts)
     assert (found.images, found.accuracy) == (8, accuracy)
     assert found.loss == pytest.approx(loss, rel=1e-5)
+    logits = np.concatenate([np.asarray(model(part["image"])) for part in parts])
+    assert found.calibration == pytest.approx(evaluation.calibration(logits, LABELS), rel=1e-4)
+    assert found.calibration.nll == pytest.approx(loss, rel=1e-5)
+    assert found.to_dict()["ece"] == found.calibration.ece
     records = analysis.routing_records(model, [part["image"] for part in parts])
     assert list(found.layers) == list(records)
     for name, record in records.items():
@@ -182,3 +186,27 @@ def test_wrong_batches(model, parts, message):
         evaluation.evaluate(model, parts)
     with pytest.raises(ValueError, match=message):
         evaluation.collect_features(model, parts)
+
+
+def test_an_ensemble_is_judged_by_its_mean_probability():
+    model = tiny.ensemble()
+    found = evaluation.evaluate(model, batches(5))
+    logits = np.concatenate([np.asarray(model(x)) for x in (IMAGES[:5], IMAGES[5:])])
+    mean = np.asarray(keras.ops.softmax(logits)).mean(1)
+    assert found.accuracy == (mean.argmax(-1) == LABELS).mean()
+    assert found.loss == pytest.approx(-np.log(mean[np.arange(8), LABELS]).mean(), rel=1e-5)
+    records = analysis.routing_records(model, [IMAGES[:5], IMAGES[5:]])
+    (layer,) = found.layers.values()
+    assert layer.choices == 3 * 5
+    assert layer.rows == pytest.approx(sum(record.kept.sum() for record in records.values()) / 8)
+    shares = np.concatenate(
+        [record.expert_shares * record.kept.sum() for record in records.values()]
+    )
+    np.testing.assert_allclose(layer.expert_shares, shares / shares.sum(), atol=1e-6)
+    rows = evaluation.routing_sweep(
+        model,
+        batches(),
+        evaluation.routing_settings(model, capacity_factors=(0.5,)),
+        timing_rounds=0,
+    )
+    assert [row.num_selected for row in rows] == [1, 1]

@@ -48,6 +48,18 @@ ROUTERS = {
     "soft": LayerCase(layers.SoftRouter, {"num_experts": 3, "num_slots": 2}, TOKENS),
     "soft_slots_by_capacity": LayerCase(layers.SoftRouter, {"num_experts": 3}, TOKENS),
 }
+ENSEMBLE = {
+    "ensemble_top_k": LayerCase(
+        layers.EnsembleTopKRouter,
+        {"num_experts": 6, "num_members": 3, "num_selected": 2, "z_loss_weight": 0.1, "seed": 3},
+        (3, 6, 8),
+    ),
+}
+MEMBERS = {
+    "repeat": LayerCase(layers.RepeatMembers, {"num_members": 3}, TOKENS),
+    "split": LayerCase(layers.SplitMembers, {"num_members": 2}, (4, 5, 8)),
+    "average": LayerCase(layers.EnsembleAverage, {"kind": "sigmoid"}, TOKENS),
+}
 EXPERTS = {
     "shared": LayerCase(layers.ExpertMLP, {"num_experts": 3, "hidden_dim": 6}, TOKENS),
     "own": LayerCase(
@@ -81,6 +93,17 @@ MOE_MLPS = {
         layers.MoEMLP, moe(layers.ExpertChoiceRouter(3, noise_std=0.0)), TOKENS
     ),
     "soft": LayerCase(layers.MoEMLP, moe(layers.SoftRouter(3, num_slots=1)), TOKENS),
+    **{
+        f"ensemble_{dispatch}": LayerCase(
+            layers.MoEMLP,
+            moe(
+                layers.EnsembleTopKRouter(4, 2, capacity_factor=0.7, noise_std=0.0),
+                dispatch=dispatch,
+            ),
+            (6, 5, 8),
+        )
+        for dispatch in ("einsum", "gather", "grouped")
+    },
 }
 TRANSFORMER = {
     "mlp": LayerCase(layers.MLP, {"hidden_dim": 6}, TOKENS),
@@ -145,6 +168,8 @@ ALL = {
     f"{room}/{name}": case
     for room, cases in {
         "routers": ROUTERS,
+        "ensemble_router": ENSEMBLE,
+        "members": MEMBERS,
         "experts": EXPERTS,
         "moe_mlp": MOE_MLPS,
         "transformer": TRANSFORMER,

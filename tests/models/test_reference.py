@@ -365,7 +365,7 @@ def test_rates_are_taken_over():
         (with_options(classifier="cls"), "classifier='cls'"),
         (with_options(encoder=positions(name="rotary")), "'rotary'"),
         (with_options(moe={"group_size": 20}), "group_size=20"),
-        (with_options(moe={"ensemble_size": 2}), "ensemble"),
+        (with_options(moe={"ensemble_size": 3}), "ensemble_size=3"),
         ({k: v for k, v in BASE.items() if k != "hidden_size"}, "hold hidden_size"),
     ],
 )

@@ -32,6 +32,15 @@ def vmoe(**overrides: Any) -> models.VMoE:
     return model
 
 
+def ensemble(**overrides: Any) -> models.EfficientEnsemble:
+    """Three members of two experts each in one sparse block, crowded as that of `vmoe`."""
+    arguments = {"num_members": 3, "num_experts": 6, "placement": (1,), "images_per_group": 3}
+    arguments.update(capacity_factor=0.8, capacity_multiple_of=1)
+    model = models.EfficientEnsemble(**{**ARGUMENTS, **arguments, **overrides})
+    spread(model)
+    return model
+
+
 def spread(model: Any) -> None:
     """Makes experts differ and routers decided, as training would."""
     rng = np.random.default_rng(0)

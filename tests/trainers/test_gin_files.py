@@ -9,11 +9,13 @@ import pytest
 
 from keras_vmoe.trainers import cli, gin_config
 from keras_vmoe.trainers.metrics_log import MetricsLog
-from tests.trainers.tiny import TINY_VIT, TINY_VMOE
+from tests.trainers.tiny import TINY_ENSEMBLE, TINY_VIT, TINY_VMOE
 
 RUNS = sorted(path.name for path in gin_config.SHIPPED.glob("runs/*.gin"))
 # Too big to run here: tests/trainers/test_recipes.py takes two steps of each on mock data.
 RECIPES = sorted(f"vmoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/vmoe/*.gin"))
+# Ensembles, and single models beside them.
+ENSEMBLES = sorted(f"e3/{path.name}" for path in gin_config.SHIPPED.glob("runs/e3/*.gin"))
 FOLDERS = ("models", "data", "augmentation", "recipes")
 PARTS = sorted(path for folder in FOLDERS for path in gin_config.SHIPPED.glob(f"{folder}/*"))
 
@@ -40,11 +42,13 @@ def test_there_are_runs():
     assert {"fashion_mnist.gin", "fashion_mnist_dense.gin"} <= set(RUNS)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *(n for n in ENSEMBLES if "digits" in n)])
 def test_a_run_takes_two_steps(name, tmp_path):
     bindings = ["train.steps=2", "train.batch_size=8", "train.eval_batch_size=16"]
-    sparse = "@VMoE" in _text_with_includes(name)
-    bindings += TINY_VMOE if sparse else TINY_VIT
+    text = _text_with_includes(name)
+    sparse = "@ViT" not in text
+    tiny = {"@VMoE": TINY_VMOE, "@ViT": TINY_VIT, "@EfficientEnsemble": TINY_ENSEMBLE}
+    bindings += next(own for model, own in tiny.items() if f"train.model = {model}" in text)
     if "fashion_mnist" in name:
         bindings.append(f"dataset.data_dir='{idx_folder(tmp_path)}'")
     words = [f"--gin_bindings={binding}" for binding in bindings]
@@ -57,7 +61,7 @@ def test_a_run_takes_two_steps(name, tmp_path):
     assert (workdir / "routing.png").exists() == sparse
 
 
-@pytest.mark.parametrize("name", RUNS + RECIPES)
+@pytest.mark.parametrize("name", RUNS + RECIPES + ENSEMBLES)
 def test_a_run_opens_with_what_a_reader_asks_first(name):
     head = read(name).split("\n\n")[0]
     assert f"keras-vmoe train --gin_file=runs/{name}" in head
@@ -72,11 +76,21 @@ def test_a_sparse_run_has_a_dense_twin(name):
 
 @pytest.mark.parametrize("name", [n for n in RUNS + RECIPES if n.endswith("_dense.gin")])
 def test_a_dense_twin_differs_in_the_model_alone(name):
-    def body(text):
-        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-        return [line for line in lines if not line.startswith('include "models/')]
+    assert body(name) == body(name.replace("_dense", ""))
 
-    assert body(read(name)) == body(read(name.replace("_dense", "")))
+
+@pytest.mark.parametrize("name", [n for n in ENSEMBLES if not n.endswith("_vmoe.gin")])
+def test_an_ensemble_differs_from_its_single_model_in_the_model_alone(name):
+    own = name.replace(".gin", "_vmoe.gin")
+    single = own if own in ENSEMBLES else name.replace("e3/", "vmoe/")
+    assert body(name) == body(single)
+    assert f"runs/{single}" in read(name)
+
+
+def body(name):
+    """The lines of a run but for those of its model."""
+    lines = [line for line in read(name).splitlines() if line and not line.startswith("#")]
+    return [line for line in lines if not line.startswith('include "models/')]
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda path: f"{path.parent.name}/{path.name}")

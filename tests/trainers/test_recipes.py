@@ -1,12 +1,18 @@
 """Every recipe of the papers takes two steps in a tiny form, on mocked data."""
 
+import json
 import re
 
 import pytest
 
+from keras_vmoe import models
 from keras_vmoe.trainers import cli, configurables, gin_config
 from keras_vmoe.trainers.metrics_log import MetricsLog
-from tests.trainers.test_gin_files import RECIPES
+from tests.support.golden import FOLDER
+from tests.support.unallocated import unallocated
+from tests.trainers.test_gin_files import ENSEMBLES, RECIPES
+
+ENSEMBLE_RECIPES = [name for name in ENSEMBLES if "digits" not in name]
 
 TINY = (
     "train.steps=2",
@@ -37,7 +43,7 @@ def dataset_of(name):
     return re.search(r'dataset.name = "(.+?)"', (gin_config.SHIPPED / data).read_text())[1]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPES + ENSEMBLE_RECIPES)
 def test_it_binds_a_whole_run(name):
     config = parse(name)
     assert config.image_size in (128, 224, 384)
@@ -47,7 +53,7 @@ def test_it_binds_a_whole_run(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPES + ENSEMBLE_RECIPES)
 def test_it_takes_two_steps(name, tmp_path):
     import tensorflow_datasets as tfds
 
@@ -104,6 +110,28 @@ def test_the_sparse_blocks_are_those_of_the_papers(name):
 def test_weight_decay_is_that_of_the_papers(name):
     rules = optimizer_of(name).rules.weight_decay
     assert rules == (0.1 if "_jft" in name else ((".*kernel", 0.1),))
+
+
+def test_the_ensemble_is_that_of_the_released_config():
+    tree = json.loads((FOLDER / "param_tree_eee_s32_last2_ft_cifar100.json").read_text())
+    config = parse("e3/s32_last2_finetune_cifar100.gin")
+    assert (config.batch_size, config.steps, config.image_size) == (1024, 2000, 128)
+    with unallocated():
+        released = models.from_reference_config(tree["config"], image_size=128)
+        ours = config.model(image_size=128, channels=3, num_classes=100)
+    # Defaults in other words; and what is moved is rounded where the hardware wants it.
+    words = {"placement", "patch_size", "capacity_rounding", "capacity_multiple_of", "noise_std"}
+    words |= {"expert_dropout_rate", "dispatch_dtype"}
+    assert {n for n, v in released.arguments.items() if ours.arguments[n] != v} <= words
+    ours, released = (models.moe_layers(model) for model in (ours, released))
+    for one, other in zip(ours, released, strict=True):
+        assert one.router.get_config() == {
+            **other.router.get_config(),
+            "seed": one.router.seed,
+        }
+        assert one.experts.dropout_rate == other.experts.dropout_rate == 0.0
+    rate = config.optimizer(total_steps=2000, steps_per_epoch=48)._learning_rate
+    assert float(rate(200)) == pytest.approx(5e-3)
 
 
 def test_the_settings_of_the_papers_arrive():

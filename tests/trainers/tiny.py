@@ -12,6 +12,14 @@ TINY_VMOE = (
     "VMoE.num_heads=2",
     "VMoE.num_experts=4",
 )
+TINY_ENSEMBLE = (
+    "EfficientEnsemble.num_layers=1",
+    "EfficientEnsemble.placement=(0,)",
+    "EfficientEnsemble.width=8",
+    "EfficientEnsemble.mlp_dim=16",
+    "EfficientEnsemble.num_heads=2",
+    "EfficientEnsemble.num_experts=4",
+)
 TINY_VIT = ("ViT.num_layers=1", "ViT.width=8", "ViT.mlp_dim=16", "ViT.num_heads=2")
 SHORT = (
     "train.batch_size=16",

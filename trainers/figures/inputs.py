@@ -12,10 +12,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from keras_vmoe import analysis, layers, models
+from keras_vmoe import analysis, layers, models, ops
 from keras_vmoe.trainers import model_flags, trained
 from keras_vmoe.trainers.figures.runs import summarise, tell_apart
-from keras_vmoe.trainers.losses import classification_loss
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _BATCH = 256
@@ -70,6 +69,11 @@ class Subject:
         return {type(layer.router) for layer in self.moe}
 
     @property
+    def tokens_choose(self) -> bool:
+        """Whether in every MoE layer tokens choose their experts, by top-k routing."""
+        return all(isinstance(layer.router, layers.TopKRouter) for layer in self.moe)
+
+    @property
     def num_selected(self) -> int:
         """Choices per token that the model was trained with, of its first MoE layer."""
         return self.moe[0].router.num_selected
@@ -77,13 +81,14 @@ class Subject:
     @property
     def most_choices(self) -> int:
         """The experts that a token can be sent to."""
-        return min(layer.router.num_experts for layer in self.moe)
+        routers = [layer.router for layer in self.moe]
+        return min(router.num_experts // router.num_members for router in routers)
 
     def loss(self, labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
         """The loss that the model was trained with; softmax cross entropy where there is no run."""
         config = self.trained.config
         kind, smoothing = (config.loss, config.label_smoothing) if config else ("softmax", 0.0)
-        return classification_loss(labels, logits, kind, smoothing)
+        return ops.classification_loss(labels, logits, kind, smoothing)
 
     def first_images(self) -> np.ndarray:
         """The images of the first batch."""

@@ -54,7 +54,7 @@ def _no_buffers(inputs: Inputs) -> str | None:
 def _no_top_k(inputs: Inputs) -> str | None:
     other = "needs routers by which tokens choose experts (router='top_k')"
     lack = _no_experts(inputs)
-    return lack or (other if inputs.subject.routers != {layers.TopKRouter} else None)
+    return lack or (None if inputs.subject.tokens_choose else other)
 
 
 def _no_capacity(inputs: Inputs) -> str | None:
@@ -112,14 +112,15 @@ def _expert_position(inputs: Inputs, path: Path) -> None:
 
 def _dropped_patches(inputs: Inputs, path: Path) -> None:
     subject = inputs.subject
-    images, name = subject.first_images(), subject.moe[0].name
+    images = subject.first_images()
     records = {}
     settings = [(capacity, order) for capacity in SHOWN_CAPACITIES for order in (False, True)]
     step = inputs.counted("dropped patches", len(settings), STATISTICS_WORK)
     for capacity, order in settings:
         model = models.with_routing(subject.model, None, capacity, order)
         with models.exact_capacity(subject.model):
-            records[capacity, order] = analysis.routing_records(model, images)[name]
+            of_layers = analysis.routing_records(model, images)
+            records[capacity, order] = next(iter(of_layers.values()))
         step()
     group = min(subject.group, len(images))
     if group < _SHOWN:
@@ -132,7 +133,7 @@ def _dropped_patches(inputs: Inputs, path: Path) -> None:
 
 
 def _capacity_settings(subject: Subject) -> list[evaluation.RoutingSetting]:
-    if subject.routers != {layers.TopKRouter}:
+    if not subject.tokens_choose:
         return evaluation.routing_settings(subject.model, capacity_factors=SWEPT_CAPACITIES)
     choices = {k for k in (1, 2, subject.num_selected) if k <= subject.most_choices}
     return evaluation.routing_settings(subject.model, sorted(choices), SWEPT_CAPACITIES)

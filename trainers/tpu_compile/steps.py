@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_vmoe import distribution, models
+from keras_vmoe import distribution, models, ops
 from keras_vmoe.distribution.storage import unallocated
-from keras_vmoe.trainers.losses import classification_loss
 
 if TYPE_CHECKING:
     from keras_vmoe.trainers.config import TrainConfig
@@ -88,9 +87,12 @@ class Steps:
             optimizer.build(model.trainable_variables)
 
         def loss(labels: Any, logits: Any) -> Any:
-            return classification_loss(labels, logits, config.loss, config.label_smoothing)
+            return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
 
-        return distribution.JaxTrainStep(mesh, model, optimizer, loss)
+        def predict(logits: Any) -> Any:
+            return ops.ensemble_logits(logits, config.loss)
+
+        return distribution.JaxTrainStep(mesh, model, optimizer, loss, predict=predict)
 
     def _model(self, num_layers: int | None = None, sparse: int = 0) -> keras.Model:
         changes = dict(self.changes)

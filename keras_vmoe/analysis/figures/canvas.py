@@ -121,7 +121,12 @@ def layer_title(name: str) -> str:
     Example:
         >>> layer_title("encoder_block_3_moe"), layer_title("my_moe")
         ('block 3', 'my moe')
+        >>> layer_title("encoder_block_3_moe_member_1")  # of an ensemble
+        'block 3, member 1'
     """
+    name, _, member = name.partition("_member_")
+    if member:
+        return f"{layer_title(name)}, member {member}"
     words = name.removeprefix("encoder_").removesuffix("_moe") if "block" in name else name
     return words.replace("_", " ")
 

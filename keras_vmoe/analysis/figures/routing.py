@@ -74,7 +74,9 @@ def plot_routing(
             _draw_patches(axes[row, column], images[row], records[name], row, value_range)
     axes[0, 0].set_title("image", fontsize=9)
     for column, name in enumerate(layers, start=1):
-        axes[0, column].set_title(name.replace("_", " "), fontsize=9)
+        axes[0, column].set_title(
+            name.replace("_member_", "\nmember ").replace("_", " "), fontsize=9
+        )
         _draw_shares(axes[shown, column], records[name])
     _draw_key(axes[shown, 0], len(images))
     figure.suptitle("The expert that each patch went to", fontsize=11)
