@@ -9,7 +9,6 @@ from pathlib import Path
 
 import keras
 
-from keras_vmoe import models
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 from keras_vmoe.serving.graph import check_model, traced
 from keras_vmoe.serving.loading import MODULES, SUFFIXES, ExportedModel
