@@ -38,6 +38,9 @@ _BY_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
 
 def _flags() -> flags.FlagValues:
     values = command_line.new_flags()
+    flags.DEFINE_float(
+        "capacity_factor", None, "Slots per choice (C). Default: the model's.", flag_values=values
+    )
     flags.DEFINE_enum(
         "format", None, _FORMATS, "The format. Default: by TARGET's ending.", flag_values=values
     )
@@ -98,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
         )
     from keras_vmoe import serving
 
-    model = _load(source)
+    model = _load(source, values.capacity_factor)
     alone = serving.images_alone(model) if values.images_alone else contextlib.nullcontext()
     with _quiet_converters(values.debug), alone:
         facts = serving.export(
@@ -119,11 +122,15 @@ def _batch_size(word: str) -> int | None:
     return int(word)
 
 
-def _load(source: str) -> keras.Model:
+def _load(source: str, capacity_factor: float | None) -> keras.Model:
+    from keras_vmoe import models
     from keras_vmoe.trainers import keras_file, trained
 
     path = Path(source).expanduser()
-    return keras_file.load(path) if path.is_file() else trained.load(path).classifier()
+    model = keras_file.load(path) if path.is_file() else trained.load(path).classifier()
+    if capacity_factor is None:
+        return model
+    return models.with_routing(model, capacity_factor=capacity_factor)
 
 
 @contextlib.contextmanager

@@ -14,15 +14,16 @@ from keras_vmoe.trainers import command_line, errors, image_files
 from keras_vmoe.trainers.errors import UsageError
 
 if TYPE_CHECKING:
-    from keras_vmoe import models
+    from keras_vmoe import models, serving
 
 _SYNOPSIS = "predict MODEL IMAGE_OR_FOLDER... [--top=5] [--routing=DIR] [--json]"
 _TEXT = """
 Prints the likeliest classes of each image. MODEL is a .keras file, the workdir of a run, or what
 keras-vmoe export wrote of it (with a batch of 1, or dynamic). IMAGES are PNG, JPEG, BMP and GIF
 files of any size, and folders of such files at any depth. Each is squashed to the model's size and
-routed alone, with the capacity that the model has for a single image: what is said of it does not
-depend on the others. Images that cannot be read are named and left out; the exit code is then 1.
+routed alone, with the capacity that the model has for a single image, so that what is said of it
+does not depend on the others; --capacity_factor=E, the number of experts, drops no patch. Images
+that cannot be read are named and left out; the exit code is then 1.
 
   keras-vmoe predict workdir/quickstart-seed0 photo.png
   keras-vmoe predict model.keras folder/ --routing=pictures --json > classes.jsonl
@@ -46,6 +47,9 @@ class _Predictor(NamedTuple):
 
 def _flags() -> flags.FlagValues:
     values = command_line.new_flags()
+    flags.DEFINE_float(
+        "capacity_factor", None, "Slots per choice (C). Default: the model's.", flag_values=values
+    )
     flags.DEFINE_integer("top", 5, "Classes to print. Default: 5.", 1, flag_values=values)
     flags.DEFINE_string(
         "routing", None, "A folder for pictures of each image's routing.", flag_values=values
@@ -86,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
             "predict: give MODEL and at least one image or folder; see keras-vmoe predict --help"
         )
     paths = image_files.find(words[1:])
-    predictor = _load(words[0], values.batch_size)
+    predictor = _load(words[0], values.batch_size, values.capacity_factor)
     pictures = _Pictures(values.routing, predictor) if values.routing else None
     unread = _predict(predictor, paths, values.top, values.json, pictures)
     if unread:
@@ -97,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
 # The model.
 
 
-def _load(word: str, batch_size: int) -> _Predictor:
+def _load(word: str, batch_size: int, capacity_factor: float | None) -> _Predictor:
     if not Path(word).expanduser().exists():
         raise FileNotFoundError(
             f"{word}: there is no such file or folder; give a run's workdir, a .keras file or an "
@@ -108,13 +112,27 @@ def _load(word: str, batch_size: int) -> _Predictor:
     from keras_vmoe.trainers import trained
 
     if exported_format(Path(word).expanduser()):
+        if capacity_factor is not None:
+            raise ValueError(
+                f"--capacity_factor={capacity_factor:g} cannot change {word}; give it to "
+                "keras-vmoe export"
+            )
         return _of_exported(serving.load(word))
-    classifier = trained.load(word).classifier()
+    return _of_classifier(trained.load(word).classifier(), batch_size, capacity_factor)
+
+
+def _of_classifier(
+    classifier: models.Classifier, batch_size: int, capacity_factor: float | None
+) -> _Predictor:
+    import keras
+
+    from keras_vmoe import models, serving
+
+    if capacity_factor is not None:
+        classifier = models.with_routing(classifier, capacity_factor=capacity_factor)
     height, width, channels = classifier.model.input_shape[1:]
 
     def logits(images: np.ndarray) -> np.ndarray:
-        import keras
-
         with serving.images_alone(classifier):
             return keras.ops.convert_to_numpy(classifier(images, training=False))
 
@@ -122,7 +140,7 @@ def _load(word: str, batch_size: int) -> _Predictor:
     return _Predictor(logits, names, (height, width), channels, batch_size, classifier)
 
 
-def _of_exported(model) -> _Predictor:
+def _of_exported(model: serving.ExportedModel) -> _Predictor:
     facts = model.metadata
     if not facts.class_names:
         raise ValueError(
