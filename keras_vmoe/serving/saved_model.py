@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,10 +17,12 @@ _EXTRA = "assets.extra"
 
 def write(graph: Graph, path: Path) -> None:
     """Writes a folder with the endpoint `serve`, which is also the signature `serving_default`."""
-    archive = keras.export.ExportArchive()
-    archive.track(graph.model)
-    archive.add_endpoint("serve", graph.function)
-    archive.write_out(path, verbose=False)
+    # Not by keras.export.ExportArchive: it writes every weight twice.
+    served = tf.Module()
+    served.serve = graph.function
+    concrete = graph.function.get_concrete_function()
+    served.used = list(concrete.graph.variables)
+    tf.saved_model.save(served, str(path), signatures={"serving_default": concrete})
     (path / _EXTRA).mkdir(exist_ok=True)
     (path / _EXTRA / FILE_NAME).write_text(graph.metadata.to_json(), encoding="utf-8")
 

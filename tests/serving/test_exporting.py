@@ -142,6 +142,15 @@ def test_each_token_goes_where_it_goes_in_keras(tmp_path, file_format, batch_pri
     assert dropped, "capacity has to matter here"
 
 
+def test_weights_are_written_once(tmp_path):
+    model = one_block(width=64, mlp_dim=256)
+    for file_format in serving.FORMATS:
+        path = exported_to(tmp_path, model, file_format, verify=False)
+        files = [path] if path.is_file() else path.glob("variables/*.data*")
+        size = sum(file.stat().st_size for file in files)
+        assert 1 < size / (4 * model.count_params()) < 1.2, file_format
+
+
 def test_what_files_say_of_themselves(tmp_path):
     classifier = models.Classifier(dense(), ["ä", "b", "c"])
     for file_format in serving.FORMATS:
