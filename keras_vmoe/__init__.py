@@ -1,7 +1,7 @@
 """Sparse mixtures of experts for vision in Keras 3.
 
 Rooms: `ops` (pure functions), `layers`, `models`, `checkpoints`, `evaluation`, `analysis`,
-`data`, `distribution`.
+`data`, `distribution`, `serving`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _MODULES = (
     "layers",
     "models",
     "ops",
+    "serving",
 )
 _NAMES = {"list_variants": "models", "with_routing": "models", "from_variant": "models"}
 

@@ -29,6 +29,8 @@ COMMANDS = {
     "evaluate": Command("evaluate", "measure a trained model, also with other routing"),
     "fewshot": Command("fewshot", "measure few-shot transfer of a trained model"),
     "convert": Command("convert", "turn weights of other implementations into a model, and back"),
+    "predict": Command("predict", "name the classes of images, and draw their routing"),
+    "export": Command("export", "write a model as SavedModel, ONNX or LiteRT"),
     "repro": Command("repro.command", "show the claims of a paper in miniature, with numbers"),
     "figures": Command("figures", "draw the figures of V-MoE from finished runs"),
     "tpu-compile": Command("tpu_compile.command", "tell what a run needs on a TPU, without a TPU"),

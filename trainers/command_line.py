@@ -11,7 +11,7 @@ from absl import flags
 from keras_vmoe.trainers.errors import UsageError
 
 # The flags of folders that commands write to.
-_FOLDERS = ("workdir", "out")
+_FOLDERS = ("workdir", "out", "routing")
 
 
 def new_flags() -> flags.FlagValues:
@@ -42,11 +42,20 @@ def parse(values: flags.FlagValues, argv: Sequence[str], command: str) -> list[s
     except flags.Error as error:
         raise UsageError(f"{command}: {error}; see keras-vmoe {command} --help") from None
     for name in _FOLDERS:
-        _require_folder(name, values[name].value if name in values else None)
+        require_folder(f"--{name}=", values[name].value if name in values else None)
     return words
 
 
-def _require_folder(name: str, path: str | None) -> None:
+def require_folder(flag: str, path: str | None) -> None:
+    """Refuses an address such as gs://BUCKET where a folder is written to.
+
+    Args:
+        flag: what stands before the path in messages, such as `--out=`.
+        path: what was given.
+
+    Raises:
+        UsageError: if it is an address.
+    """
     # The commands write through the file system, where gs://x is a local folder named "gs:".
     scheme, separator, rest = (path or "").partition("://")
     if not separator:
@@ -54,11 +63,11 @@ def _require_folder(name: str, path: str | None) -> None:
     bucket = rest.strip("/") or "BUCKET"
     mend = (
         f"mount the bucket (tpu/install.sh --bucket={bucket.partition('/')[0]} does) and write "
-        f"--{name}=/gcs/{bucket}"
+        f"{flag}/gcs/{bucket}"
         if scheme.lower() == "gs"
-        else f"mount what it names and give the path, such as --{name}=/mnt/{bucket}"
+        else f"mount what it names and give the path, such as {flag}/mnt/{bucket}"
     )
-    raise UsageError(f"--{name}={path} is an address, not a folder: {mend}")
+    raise UsageError(f"{flag}{path} is an address, not a folder: {mend}")
 
 
 def help_text(values: flags.FlagValues, synopsis: str, text: str) -> str:

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from keras_vmoe import data, models
-from keras_vmoe.trainers import errors, gin_config
+from keras_vmoe.trainers import errors, gin_config, keras_file
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import BEST, newest_first, step_of, written_after
 from keras_vmoe.trainers.config import TrainConfig
@@ -118,6 +118,19 @@ class Trained:
             channels=self.channels,
             crop=self.config.eval_crop if self.config else None,
         )
+
+    def classifier(self) -> models.Classifier:
+        """The model with its preprocessing and the names of its classes.
+
+        Raises:
+            ValueError: if these are not known.
+        """
+        if not self.class_names:
+            raise ValueError(
+                f"{self.origin} holds a model without class names; save it as "
+                "models.Classifier(model, class_names)"
+            )
+        return models.Classifier(self.model, self.class_names)
 
     @contextlib.contextmanager
     def _gin(self) -> Iterator[TrainConfig]:
@@ -262,18 +275,7 @@ def _training(trained: Trained) -> dict[str, Any]:
 
 def _load_file(file: Path) -> tuple[keras.Model, tuple[str, ...]]:
     """The model of logits, on images in [-1, 1], and the names of its classes."""
-    if file.suffix != ".keras":
-        raise ValueError(f"{file} is no .keras file; give one, or a run's workdir")
-    if not zipfile.is_zipfile(file):
-        raise ValueError(
-            f"{file} cannot be loaded as a Keras model: it is damaged, not the whole of a file "
-            "that Keras saved"
-        )
-    try:
-        model = keras.models.load_model(file, compile=False)
-    except (ValueError, TypeError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{file} cannot be loaded as a Keras model: {reason}") from error
+    model = keras_file.load(file)
     names: tuple[str, ...] = ()
     if isinstance(model, models.Classifier):
         model, names = _logits_model(model), tuple(model.class_names)

@@ -20,7 +20,7 @@ from keras_vmoe.data.source import (
 )
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-_OTHER_FORMATS = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jxl")
+OTHER_FORMATS = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jxl")
 CHANNELS = 3
 _EVAL_NAMES = ("validation", "val", "test")
 
@@ -157,7 +157,7 @@ def _list_files(folder: Path, class_names: tuple[str, ...]) -> FileSplit:
             continue
         files = [p for p in sorted((folder / name).iterdir()) if not p.name.startswith(".")]
         for path in files:
-            if path.suffix.lower() in _OTHER_FORMATS:
+            if path.suffix.lower() in OTHER_FORMATS:
                 raise ValueError(f"{path} cannot be read: convert it to {', '.join(SUFFIXES)}.")
         files = [str(path) for path in files if path.suffix.lower() in SUFFIXES]
         if not files:

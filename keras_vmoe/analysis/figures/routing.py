@@ -179,6 +179,6 @@ def _draw_key(axis: Axes, count: int) -> None:
         loc="upper left",
         fontsize=8,
         frameon=False,
-        title=f"bars: share of each\nexpert over {count} images",
+        title=f"bars: share of each\nexpert over {count} image{'' if count == 1 else 's'}",
         title_fontsize=8,
     )

@@ -1,0 +1,126 @@
+"""The graph of a Keras model that is exported: one input, one output, no metrics."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_vmoe import layers, models
+from keras_vmoe.models.base import VisionModel
+from keras_vmoe.ops.validation import require
+from keras_vmoe.serving.metadata import Metadata
+from keras_vmoe.serving.routing import fixed_dispatch
+
+
+class Graph(NamedTuple):
+    """What the writers of files are given.
+
+    Attributes:
+        model: whose weights the function holds.
+        function: a traced `tf.function` from the input to `{output_name: output}`.
+        metadata: the facts of the file.
+    """
+
+    model: keras.Model
+    function: Callable
+    metadata: Metadata
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Of the function's input."""
+        facts = self.metadata
+        return tf.TensorSpec(facts.input_shape, facts.input_dtype, name=facts.input_name)
+
+
+@contextlib.contextmanager
+def traced(
+    model: keras.Model, file_format: str, batch_size: int | None, fixed_shapes: bool
+) -> Iterator[Graph]:
+    """Traces a model for export; a writer works within the `with` block.
+
+    Args:
+        model: a Keras model with one input and one output.
+        file_format: for the metadata.
+        batch_size: images of a batch; `None`: any number.
+        fixed_shapes: the graph must not have shapes that depend on the data, and of its input only
+            the number of images may be open.
+
+    Raises:
+        ValueError: a model that has not one input and one output, or open axes.
+    """
+    shape = _input_shape(model, batch_size, fixed_shapes)
+    dispatch = fixed_dispatch(model, batch_size) if fixed_shapes else _own_dispatch(model)
+    with dispatch as methods, layers.routing_metrics(False):
+        metadata = _metadata(model, file_format, shape, methods)
+        spec = tf.TensorSpec(shape, metadata.input_dtype, name=metadata.input_name)
+
+        def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {metadata.output_name: model(inputs, training=False)}
+
+        function = tf.function(serve, input_signature=[spec], autograph=False)
+        function.get_concrete_function()
+        yield Graph(model, function, metadata)
+
+
+def check_model(model: keras.Model) -> None:
+    """Refuses what cannot be exported.
+
+    Raises:
+        ValueError: no Keras model, a model that is not built, or several inputs or outputs.
+    """
+    require(isinstance(model, keras.Model), f"model must be a Keras model. Received: {model!r}")
+    ends = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    require(
+        all(end is not None and len(end) == 1 for end in ends),
+        "model must be a functional model, or a built sequential one, of one input and one output. "
+        f"Received: {type(model).__name__} {model.name!r} with "
+        f"{len(ends[0] or ())} inputs and {len(ends[1] or ())} outputs",
+    )
+
+
+def _input_shape(
+    model: keras.Model, batch_size: int | None, fixed_shapes: bool
+) -> tuple[int | None, ...]:
+    shape = tuple(model.inputs[0].shape[1:])
+    if fixed_shapes and isinstance(model, models.Classifier):
+        # Its resizing is left to the caller: the file takes the size that the model inside takes.
+        shape = tuple(model.model.inputs[0].shape[1:])
+    require(
+        not fixed_shapes or None not in shape,
+        "model must have known axes but for the batch. "
+        f"Received: an input of shape {(batch_size, *shape)}; export it as a saved_model, or build "
+        "it on an Input of a known shape",
+    )
+    return (batch_size, *shape)
+
+
+@contextlib.contextmanager
+def _own_dispatch(model: keras.Model) -> Iterator[dict[str, str]]:
+    yield {layer.name: layer.dispatch for layer in models.moe_layers(model)}
+
+
+def _metadata(
+    model: keras.Model,
+    file_format: str,
+    shape: tuple[int | None, ...],
+    dispatch: dict[str, str],
+) -> Metadata:
+    is_classifier = isinstance(model, models.Classifier)
+    classes = is_classifier or getattr(model, "arguments", {}).get("num_classes") is not None
+    value_range = (-1.0, 1.0) if isinstance(model, VisionModel) else None
+    output = tuple(model.outputs[0].shape[1:])
+    return Metadata(
+        format=file_format,
+        input_name=model.inputs[0].name,
+        input_shape=shape,
+        input_dtype=keras.backend.standardize_dtype(model.inputs[0].dtype),
+        output_name="logits" if classes else "outputs",
+        output_shape=(shape[0], *output),
+        value_range=(0.0, 255.0) if is_classifier else value_range,
+        class_names=tuple(model.class_names) if is_classifier else (),
+        dispatch=dispatch,
+    )

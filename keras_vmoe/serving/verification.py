@@ -1,0 +1,83 @@
+"""The exported file beside the Keras model, on random inputs."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_vmoe import layers, models
+from keras_vmoe.serving.loading import ExportedModel
+
+#: Of the largest output, or of 1 where that is smaller.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-5, "bfloat16": 5e-2, "float16": 5e-3}
+# An open axis of images gets this size; other axes cannot be open but for those of a Classifier.
+_OPEN_SIDE = 40
+_TRIES = 3
+
+
+def compute_dtypes(model: keras.Model) -> set[str]:
+    """The dtypes that a model's layers compute in, but for those in full precision at any rate."""
+    found = {layer.compute_dtype for layer in model._flatten_layers() if layer.weights}
+    return found - {"float32"} or {"float32"}
+
+
+def compare_with_keras(model: keras.Model, exported: ExportedModel) -> float:
+    """Runs both on random inputs.
+
+    A choice of expert that hangs by less than the rounding may fall either way. That is rare, so a
+    batch on which they differ is followed by others, and what differs on all of them is an error.
+
+    Args:
+        model: the Keras model.
+        exported: what was made of it.
+
+    Returns:
+        The largest difference, as a share of the largest output (or of 1).
+
+    Raises:
+        RuntimeError: they differ.
+    """
+    tolerance = max(TOLERANCE[dtype] for dtype in compute_dtypes(model))
+    return max(
+        _verify_batch(model, exported, size, tolerance) for size in _batch_sizes(model, exported)
+    )
+
+
+def _batch_sizes(model: keras.Model, exported: ExportedModel) -> tuple[int, ...]:
+    """One image, and where the batch is open a full routing group and one image more."""
+    if exported.metadata.batch_size is not None:
+        return (exported.metadata.batch_size,)
+    return (1, 1 + max((m.images_per_group for m in models.moe_layers(model)), default=1))
+
+
+def _verify_batch(
+    model: keras.Model, exported: ExportedModel, size: int, tolerance: float
+) -> float:
+    differences = []
+    for seed in range(_TRIES):
+        inputs = _random_inputs(exported, size, seed)
+        with layers.routing_metrics(False):
+            wanted = keras.ops.convert_to_numpy(model(inputs, training=False))
+        wanted = np.asarray(wanted, "float64")
+        given = np.asarray(exported(inputs), "float64")
+        if given.shape != wanted.shape:
+            raise RuntimeError(
+                f"{exported.path.name} gives outputs of shape {given.shape}, Keras of "
+                f"{wanted.shape}. Nothing was kept; report this, with the model"
+            )
+        scale = max(1.0, float(np.abs(wanted).max()))
+        differences.append(float(np.abs(given - wanted).max()) / scale)
+        if differences[-1] <= tolerance:
+            return differences[-1]
+    raise RuntimeError(
+        f"{exported.path.name} differs from the Keras model by {min(differences):.2g} of the "
+        f"largest output, on each of {_TRIES} random batches of {size}; {tolerance:.0e} is "
+        "rounding. Nothing was kept; try another format, or dispatch='einsum' in the MoE layers"
+    )
+
+
+def _random_inputs(exported: ExportedModel, size: int, seed: int) -> np.ndarray:
+    facts = exported.metadata
+    shape = (size, *(_OPEN_SIDE if axis is None else axis for axis in facts.input_shape[1:]))
+    low, high = facts.value_range or (-1.0, 1.0)
+    return np.random.default_rng(seed).uniform(low, high, shape).astype(facts.input_dtype)
