@@ -294,10 +294,10 @@ class Run:
         return averaged_weights(self.model, self._optimizer, self._mesh)
 
     def _model_here(self) -> keras.Model:
-        """The model; of one on a mesh, a copy with the same weights on this machine."""
+        """The model; of one on a mesh, a copy on this machine."""
         if self._mesh is None:
             return self.model
-        return meshed.copy_to_host(self.model, self._make_model, self._mesh)
+        return distribution.gather_model(self.model, self._mesh)
 
     def _distribute(
         self, make: Callable[[int, int], tf.data.Dataset], batch_size: int

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution, layers, models, ops
 from keras_vmoe.distribution import mesh as mesh_module
@@ -308,6 +309,18 @@ def test_an_optimizer_that_is_built_is_an_error(one):
     optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match="optimizer must not be built yet"):
         distribution.build_optimizer(optimizer, model, one)
+
+
+def test_a_functional_model_leaves_the_mesh_with_its_shared_layers(one):
+    images = keras.Input((4, 8))
+    mlp = layers.MoEMLP(layers.TopKRouter(num_experts=4), hidden_dim=16)
+    model = keras.Model(images, keras.layers.Dense(2)(mlp(mlp(images))))
+    tokens = np.random.default_rng(0).normal(size=(2, 4, 8)).astype("float32")
+    wanted = keras.ops.convert_to_numpy(model(tokens))
+    distribution.place_model(model, one)
+    copy = distribution.gather_model(model, one)
+    np.testing.assert_allclose(copy.predict(tokens, verbose=0), wanted, atol=1e-6)
+    assert not any(dtensor.is_dtensor(v.value) for v in copy.variables)
 
 
 # The hook.
