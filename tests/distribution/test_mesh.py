@@ -210,7 +210,9 @@ def test_an_expert_that_is_not_split_is_an_error(monkeypatch, one):
 
 def test_a_mesh_that_does_not_divide_the_experts_is_an_error(monkeypatch):
     mesh, model = grid(monkeypatch, 2, 4), make_model(num_experts=6)
-    with pytest.raises(ValueError, match=r"expert=4 of Mesh\(.*\) must divide the 6 parts of"):
+    with pytest.raises(
+        ValueError, match=r"expert=4 of Mesh\(.*\) must divide num_experts=6, the first axis of"
+    ):
         distribution.place_model(model, mesh)
 
 

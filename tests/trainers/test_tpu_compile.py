@@ -142,7 +142,7 @@ def test_wrong_words_are_one_line(words, message, tmp_path):
     [
         (("--mesh=batch:2,expert:2",), "batch * expert must be the number of devices, 8"),
         (("--gin_bindings=train.batch_size=12",), "multiple of 8"),
-        (("--gin_bindings=VMoE.num_experts=6", "--mesh=expert:8"), "must divide the 6 parts"),
+        (("--gin_bindings=VMoE.num_experts=6", "--mesh=expert:8"), "must divide num_experts=6,"),
         (("--gin_bindings=VMoE.dispatch='grouped'",), "must be 'auto' or 'einsum'"),
     ],
 )
