@@ -63,7 +63,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self._chief = chief or workdir
         # Before anything else of TensorFlow.
-        self._mesh = meshed.make_mesh(config.mesh) if config.mesh else None
+        self._mesh = None if config.mesh is None else meshed.make_mesh(config.mesh)
         self._strategy = strategies.make_strategy(config.distribution, config.tpu)
         stop.listen_again()
         replicas = self._strategy.num_replicas_in_sync
@@ -131,6 +131,13 @@ class Run:
     def step(self) -> int:
         """The number of steps taken."""
         return int(self.loop.global_step.numpy())
+
+    @property
+    def devices(self) -> str:
+        """What the run trains on, in words."""
+        if self._mesh is None:
+            return strategies.describe(self._strategy)
+        return f"{self._mesh}, TensorFlow on {self._mesh.device_type}"
 
     def finished(self) -> bool:
         """Tells whether the folder holds all that this run would make."""
@@ -402,13 +409,7 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
     with own.locked(), StopSignal() as stop:
         run = Run(config, own, stop, chief=workdir)
         if run.finished():
-            accuracy = workdir.metrics.last("eval")["accuracy"]
-            longer = run.first_step > run.total_steps
-            asked = f", further than the {run.total_steps} asked for" if longer else ""
-            print(
-                f"already trained to step {run.first_step} in {workdir.path}{asked}: held-out "
-                f"accuracy {accuracy:.2%}; to train anew use another --workdir or remove it"
-            )
+            print(announcements.of_finished(workdir, run.first_step, run.total_steps))
             return 0
         _introduce(run)
         try:
@@ -425,7 +426,7 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
 
 
 def _introduce(run: Run) -> None:
-    further: list[tuple[str, object]] = []
+    further: list[tuple[str, object]] = [("devices", run.devices)]
     if run.transfer:
         further.append(("weights", f"from {run.config.init_from}: {run.transfer}"))
     if run.first_step:
