@@ -173,11 +173,8 @@ def _compile(values: flags.FlagValues) -> int:
 def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, int]:
     from keras_vmoe.trainers import batches
 
-    try:
-        name = gin_config.load().query_parameter("dataset.name")
-    except ValueError:  # a dataset by another reference
-        name = None
-    if known := given or NUM_CLASSES.get(name):
+    # None of a dataset by another reference.
+    if known := given or NUM_CLASSES.get(gin_config.bound("dataset.name")):
         return known, config.channels or 3
     source = config.dataset()
     return source.num_classes, batches.channels(config, source)
