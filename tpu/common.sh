@@ -105,12 +105,28 @@ check_accelerator() { # fills in the runtime version that belongs to the acceler
   require accelerator_type v5litepod-8
   check_option accelerator_type '(v2|v3|v4|v5litepod|v5p|v6e)-[1-9][0-9]*' \
     "an accelerator type, such as v4-8, v5litepod-8, v5p-8 or v6e-8"
+  check_size "${option[accelerator_type]%-*}" "${option[accelerator_type]##*-}"
   [ -z "${option[runtime_version]}" ] || return 0
   case ${option[accelerator_type]} in
     v5litepod-*) option[runtime_version]=v2-alpha-tpuv5-lite ;;
     v5p-*) option[runtime_version]=v2-alpha-tpuv5 ;;
     v6e-*) option[runtime_version]=v2-alpha-tpuv6e ;;
     *) option[runtime_version]=tpu-ubuntu2204-base ;;
+  esac
+}
+
+check_size() { # check_size FAMILY NUMBER
+  local given=--accelerator_type=$1-$2
+  case $1 in
+    v5litepod | v6e)
+      [[ $2 =~ ^(1|4|8|16|32|64|128|256)$ ]] ||
+        usage_error "$given: $1 has 1, 4, 8, 16, 32, 64, 128 or 256 chips"
+      ;;
+    *)
+      (($2 % 8 == 0)) ||
+        usage_error "$given: the number counts cores of $1, two a chip, four chips a host; for \
+instance $1-8"
+      ;;
   esac
 }
 

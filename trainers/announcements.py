@@ -67,6 +67,22 @@ def conclude(source: data.ImageSource, workdir: Workdir, seconds: float) -> None
     )
 
 
+def of_finished(workdir: Workdir, step: int, total_steps: int) -> str:
+    """Returns the line of a run that has nothing left to train.
+
+    Args:
+        workdir: its folder.
+        step: that it reached.
+        total_steps: that are asked for now.
+    """
+    accuracy = workdir.metrics.last("eval")["accuracy"]
+    asked = f", further than the {total_steps} asked for" if step > total_steps else ""
+    return (
+        f"already trained to step {step} in {workdir.path}{asked}: held-out accuracy "
+        f"{accuracy:.2%}; to train anew use another --workdir or remove it"
+    )
+
+
 def of_evaluation(row: dict[str, float], step: int, total_steps: int) -> str:
     """Returns the line that tells of an evaluation.
 

@@ -79,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return errors.report(
             errors.UsageError(f"unknown command {name!r}; the commands are: {', '.join(COMMANDS)}")
         )
+    # Before Keras is imported, which says less, or nothing.
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in errors.BACKENDS and not {"-h", "--help"} & set(rest):
+        return errors.report(errors.of_backend(backend))
     debug = "--debug" in rest
     # TensorFlow reports at length on devices that it does not find; it reads this when imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")

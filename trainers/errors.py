@@ -17,6 +17,9 @@ _ANSI = re.compile(r"\x1b\[\d*m")
 _MOST_LINES = 4
 _TF_NODE = re.compile(r"\{\{.*?\}\}|__wrapped__\S*\}\}|\[Op:\w+\]|\[\[.*?\]\]|\bname:\s*$")
 
+#: The backends of Keras that this package runs on.
+BACKENDS = ("tensorflow", "jax")
+
 
 class UsageError(Exception):
     """A command line that cannot be understood; the exit code is 2."""
@@ -45,6 +48,18 @@ def one_line(error: BaseException) -> str:
 
 def _of_developers(line: str) -> bool:
     return bool(_GIN_CALL.match(line) or _KERAS_CALL.match(line))
+
+
+def of_backend(backend: str) -> ValueError:
+    """Returns the error of a backend that Keras may have and this package has not.
+
+    Args:
+        backend: such as "torch".
+    """
+    return ValueError(
+        f"KERAS_BACKEND={backend!r}, but keras_vmoe runs on {' and '.join(map(repr, BACKENDS))}; "
+        "set it to one of them, or unset it for TensorFlow"
+    )
 
 
 def warn(text: str) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from keras_vmoe.trainers import errors
 
@@ -144,6 +145,18 @@ def operative() -> str:
     """Returns the bindings that the run used, defaults included, one a line."""
     text = load().operative_config_str(max_line_length=10_000)
     return "\n".join(line for line in text.splitlines() if not line.startswith("# ===")) + "\n"
+
+
+def bound(name: str) -> Any:
+    """Returns the value that the parsed files and bindings give a parameter, or None.
+
+    Args:
+        name: such as "train.distribution".
+    """
+    try:
+        return load().query_parameter(name)
+    except ValueError:
+        return None
 
 
 def bindings(text: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,12 +27,15 @@ from keras_vmoe.trainers.config import MESH, ONE_DEVICE, TrainConfig
 from keras_vmoe.trainers.jax_evaluation import JaxEvaluation, mean_of_each
 from keras_vmoe.trainers.progress import Progress
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
-from keras_vmoe.trainers.workdir import Workdir
+from keras_vmoe.trainers.workdir import OF_MEASURING, Workdir
 
 Batch = Mapping[str, np.ndarray]
 
 _NOTE = (
     "JAX trains without checkpoints and TensorBoard logs: a run that is interrupted cannot go on"
+)
+_DEVICES = (
+    "training on JAX has no replicas, and takes all devices of this machine, TPUs too; leave it out"
 )
 
 
@@ -50,7 +54,6 @@ class JaxRun:
 
     def __init__(self, config: TrainConfig, workdir: Workdir, stop: StopSignal) -> None:
         require_supported(config)
-        require_empty(workdir)
         self.config, self.workdir, self._stop = config, workdir, stop
         tf.config.set_visible_devices([], "GPU")  # the data alone is TensorFlow's
         self.mesh = make_mesh(config.mesh)
@@ -60,6 +63,8 @@ class JaxRun:
         self.total_steps, self.step = config.total_steps(self.steps_per_epoch), 0
         self.model, self._optimizer = self._build()
         self.config_text = gin_config.operative()
+        if not self.finished():
+            require_empty(workdir)
         if self.mesh.size > 1:
             distribution.require_groups(self.model, self.mesh, config.batch_size)
         self._train_step = distribution.JaxTrainStep(
@@ -70,6 +75,16 @@ class JaxRun:
             min(config.eval_batch_size, self.source.eval.num_examples)
         )
         self._progress: Progress | None = None
+
+    def finished(self) -> bool:
+        """Tells whether the folder holds all that this run would make."""
+        differ = set(self.workdir.changes(self.config_text)) - OF_MEASURING
+        return (
+            not differ
+            and not any(self.workdir.checkpoints.glob("*"))  # which a run on TensorFlow leaves
+            and self.workdir.metrics.last("eval", self.total_steps) is not None
+            and zipfile.is_zipfile(self.workdir.model)
+        )
 
     def execute(self) -> None:
         """Trains to the end, and writes the results.
@@ -204,18 +219,25 @@ class JaxRun:
 
 def require_supported(config: TrainConfig) -> None:
     """Raises a `ValueError` for a parameter that only training on TensorFlow has."""
-    for name, given, meaning in (
-        ("distribution", config.distribution not in (ONE_DEVICE, MESH), "replicas"),
-        ("tpu", config.tpu is not None, "TPUs by name"),
-        ("init_from", config.init_from is not None, "first weights from a file"),
-        ("few_shot", config.few_shot is not None, "few-shot measurement"),
+    for given, message in (
+        (
+            config.distribution not in (ONE_DEVICE, MESH),
+            f"train.distribution={config.distribution!r}: {_DEVICES}",
+        ),
+        (config.tpu is not None, f"train.tpu={config.tpu!r}: {_DEVICES}"),
+        (
+            config.init_from is not None,
+            f"train.init_from={config.init_from!r}: training on JAX draws its first weights; leave "
+            "it out",
+        ),
+        (
+            config.few_shot is not None,
+            "train.few_shot: training on JAX has no few-shot measurement; leave it out, and use "
+            "keras-vmoe fewshot --workdir=DIR (on TensorFlow) afterwards",
+        ),
     ):
         if given:
-            raise ValueError(
-                f"train.{name}={getattr(config, name)!r}: training on JAX has no {meaning}; leave "
-                "it out (JAX takes all devices of the machine, TPUs too), or train on TensorFlow: "
-                "unset KERAS_BACKEND"
-            )
+            raise ValueError(f"{message}, or train on TensorFlow: unset KERAS_BACKEND")
 
 
 def require_empty(workdir: Workdir) -> None:
@@ -258,7 +280,7 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
 
     Args:
         config: the run's parameters.
-        workdir: its folder, without a run.
+        workdir: its folder, without a run or with this one, finished.
 
     Returns:
         The exit code: 0, or 130 / 143 after a signal.
@@ -266,6 +288,9 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
     began = time.monotonic()
     with workdir.locked(), StopSignal() as stop:
         run = JaxRun(config, workdir, stop)
+        if run.finished():
+            print(announcements.of_finished(workdir, run.total_steps, run.total_steps))
+            return 0
         further = [("devices", f"{run.mesh}, JAX on {run.mesh.devices.flat[0].device_kind}")]
         further.append(("note", _NOTE))
         announcements.introduce(config, run.source, run.model, run.total_steps, workdir, further)

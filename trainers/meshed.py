@@ -1,4 +1,4 @@
-"""A run on a mesh of devices: its mesh, its loop, and its model off the mesh."""
+"""A run on a mesh of devices: its mesh, its loop, and weights that come from elsewhere."""
 
 from __future__ import annotations
 
@@ -75,21 +75,6 @@ class MeshLoop(ClassificationLoop):
     def _results(self) -> dict[str, float]:
         with self._mesh.scope():
             return super()._results()
-
-
-def copy_to_host(
-    model: keras.Model, make: Callable[[], keras.Model], mesh: distribution.Mesh
-) -> keras.Model:
-    """Returns a model with the weights of one on a mesh, for what is done on one machine.
-
-    Args:
-        model: on the mesh.
-        make: makes one like it.
-        mesh: where it is.
-    """
-    copy = make()
-    copy.set_weights([distribution.to_numpy(weight, mesh) for weight in model.weights])
-    return copy
 
 
 def copy_to_mesh(model: keras.Model, meshed: keras.Model, mesh: distribution.Mesh) -> None:

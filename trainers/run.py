@@ -62,7 +62,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self._chief = chief or workdir
         # Before anything else of TensorFlow.
-        self._mesh = meshed.make_mesh(config.mesh) if config.mesh else None
+        self._mesh = None if config.mesh is None else meshed.make_mesh(config.mesh)
         self._strategy = strategies.make_strategy(config.distribution, config.tpu)
         stop.listen_again()
         replicas = self._strategy.num_replicas_in_sync
@@ -131,6 +131,13 @@ class Run:
     def step(self) -> int:
         """The number of steps taken."""
         return int(self.loop.global_step.numpy())
+
+    @property
+    def devices(self) -> str:
+        """What the run trains on, in words."""
+        if self._mesh is None:
+            return strategies.describe(self._strategy)
+        return f"{self._mesh}, TensorFlow on {self._mesh.device_type}"
 
     def finished(self) -> bool:
         """Tells whether the folder holds all that this run would make."""
@@ -295,10 +302,10 @@ class Run:
         return averaged_weights(self.model, self._optimizer, self._mesh)
 
     def _model_here(self) -> keras.Model:
-        """The model; of one on a mesh, a copy with the same weights on this machine."""
+        """The model; of one on a mesh, a copy on this machine."""
         if self._mesh is None:
             return self.model
-        return meshed.copy_to_host(self.model, self._make_model, self._mesh)
+        return distribution.gather_model(self.model, self._mesh)
 
     def _distribute(
         self, make: Callable[[int, int], tf.data.Dataset], batch_size: int
@@ -406,13 +413,7 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
     with own.locked(), StopSignal() as stop:
         run = Run(config, own, stop, chief=workdir)
         if run.finished():
-            accuracy = workdir.metrics.last("eval")["accuracy"]
-            longer = run.first_step > run.total_steps
-            asked = f", further than the {run.total_steps} asked for" if longer else ""
-            print(
-                f"already trained to step {run.first_step} in {workdir.path}{asked}: held-out "
-                f"accuracy {accuracy:.2%}; to train anew use another --workdir or remove it"
-            )
+            print(announcements.of_finished(workdir, run.first_step, run.total_steps))
             return 0
         _introduce(run)
         try:
@@ -429,7 +430,7 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
 
 
 def _introduce(run: Run) -> None:
-    further: list[tuple[str, object]] = []
+    further: list[tuple[str, object]] = [("devices", run.devices)]
     if run.transfer:
         further.append(("weights", f"from {run.config.init_from}: {run.transfer}"))
     if run.first_step:

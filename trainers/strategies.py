@@ -16,6 +16,8 @@ from keras_vmoe.trainers.config import DISTRIBUTIONS, MESH, MIRRORED, MULTI_WORK
 # Between the seeds of two replicas: odd, so that no two of 2^32 are the same.
 _APART = 2654435761
 
+_OF_MESH = "accelerators of this machine (TPUs, else GPUs, else the CPU)"
+
 _NO_CLUSTER = (
     "train.distribution='multi_worker' needs the environment variable TF_CONFIG in every process, "
     'such as {"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", '
@@ -49,8 +51,10 @@ def make_strategy(name: str, tpu: str | None = None) -> tf.distribute.Strategy:
         known = ", ".join(map(repr, DISTRIBUTIONS))
         raise ValueError(f"train.distribution={name!r} is unknown; known: {known}")
     if tpu is not None and name != TPU:
+        of_mesh = f": a mesh takes the {_OF_MESH} without being told" if name == MESH else ""
         raise ValueError(
-            f"train.tpu={tpu!r} is of train.distribution='tpu', but that is {name!r}; leave one out"
+            f"train.tpu={tpu!r} is of train.distribution='tpu', but that is {name!r}{of_mesh}; "
+            "leave train.tpu out"
         )
     if name == MESH:
         return tf.distribute.get_strategy()
@@ -64,6 +68,26 @@ def make_strategy(name: str, tpu: str | None = None) -> tf.distribute.Strategy:
         task(name)
         return tf.distribute.MultiWorkerMirroredStrategy()
     return _tpu(tpu)
+
+
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """Returns what a strategy trains on, in words.
+
+    Args:
+        strategy: of `make_strategy`; not that of a mesh.
+
+    Example:
+        >>> describe(make_strategy("one_device"))
+        '1 replica, OneDeviceStrategy on CPU:0'
+    """
+    count = strategy.num_replicas_in_sync
+    specs = [tf.DeviceSpec.from_string(name) for name in strategy.extended.worker_devices]
+    names = [f"{spec.device_type}:{spec.device_index}" for spec in specs]
+    # Of several processes these are the devices of this one.
+    where = "on" if len(names) == count else "here on"
+    shown = names if len(names) <= 8 else [names[0], "…", names[-1]]
+    kind = type(strategy).__name__.removesuffix("V1")
+    return f"{count} replica{'s' * (count > 1)}, {kind} {where} {', '.join(shown)}"
 
 
 def task(name: str) -> tuple[int, int]:

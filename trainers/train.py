@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from keras_vmoe.trainers import command_line, gin_config
+from keras_vmoe.trainers import command_line, errors, gin_config
 from keras_vmoe.trainers.errors import UsageError
 
 _SYNOPSIS = "train --gin_file=FILE [--gin_bindings=NAME=VALUE]... [--workdir=DIR]"
@@ -60,7 +60,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "mesh",
         None,
-        "Split experts and images over devices: batch:2,expert:4 (train.mesh).",
+        "Split experts and images over this machine's devices: batch:2,expert:4 (train.mesh).",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -95,6 +95,11 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"train: unexpected {words[0]!r}{meant}; see keras-vmoe train --help")
     if not values.gin_file:
         raise UsageError(f"train: --gin_file is missing ({_shipped_runs()})")
+    if values.tpu is not None and values.mesh is not None:
+        raise UsageError(
+            "train: --tpu and --mesh do not go together; leave --tpu out: --mesh alone takes the "
+            "accelerators of this machine (TPUs, else GPUs, else a CPU cut into virtual devices)"
+        )
     # The file names and gin's presence are checked before TensorFlow is imported.
     gin_config.load()
     for name in values.gin_file:
@@ -108,19 +113,17 @@ def _train(values: flags.FlagValues) -> int:
 
     from keras_vmoe.trainers import configurables, workdir
 
-    if (backend := keras.backend.backend()) not in ("tensorflow", "jax"):
-        raise ValueError(
-            f"KERAS_BACKEND={backend!r}, but training runs on TensorFlow and JAX; unset "
-            "KERAS_BACKEND"
-        )
+    if (backend := keras.backend.backend()) not in errors.BACKENDS:  # of ~/.keras/keras.json
+        raise errors.of_backend(backend)
     bindings = list(values.gin_bindings)
     if values.init_from is not None:
         bindings.append(f"train.init_from = {values.init_from!r}")
-    if values.tpu is not None:
-        bindings += ["train.distribution = 'tpu'", f"train.tpu = {values.tpu!r}"]
-    if values.mesh is not None:
-        bindings += [f"train.mesh = {values.mesh!r}", "train.distribution = 'mesh'"]
     gin_config.parse(values.gin_file, bindings)
+    for name in ("tpu", "mesh"):
+        if (given := values[name].value) is not None:
+            _require_free(name, given)
+            bindings += [f"train.distribution = {name!r}", f"train.{name} = {given!r}"]
+            gin_config.parse(values.gin_file, bindings)
     config = configurables.train_config()
     path = values.workdir or workdir.default_path(values.gin_file[-1], config.seed)
     if backend == "jax":
@@ -128,6 +131,16 @@ def _train(values: flags.FlagValues) -> int:
     else:
         from keras_vmoe.trainers import run
     return run.execute(config, workdir.Workdir(Path(path)))
+
+
+def _require_free(name: str, given: str) -> None:
+    """Makes sure that a flag which names a distribution overrules no other that was asked for."""
+    bound = gin_config.bound("train.distribution")
+    if bound not in (None, "one_device", name):
+        raise ValueError(
+            f"--{name}={given} sets train.distribution={name!r}, but the gin file or a binding "
+            f"says {bound!r}; leave one out"
+        )
 
 
 def _require_backend() -> None:

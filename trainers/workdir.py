@@ -117,25 +117,41 @@ class Workdir:
         # Without a checkpoint there is nothing to resume, and nothing to lose.
         if not self.config.exists() or not any(self.checkpoints.glob("*.index")):
             return []
-        there = gin_config.bindings(self.config.read_text(encoding="utf-8"))
-        if not there:
+        if not self._bindings():
             raise ValueError(
                 f"--workdir={self.path} holds checkpoints, but its config.gin is empty, which "
                 "tells of which run they are; bring it back, or use another --workdir"
             )
-        here = gin_config.bindings(text)
-        changed = [
-            name for name in sorted(there | here) if there.get(name, "-") != here.get(name, "-")
-        ]
-        words = [f"{name} {there.get(name, '-')} -> {here.get(name, '-')}" for name in changed]
-        if set(changed) - _MAY_CHANGE:
-            serious = [w for name, w in zip(changed, words, strict=True) if name not in _MAY_CHANGE]
+        changes = self.changes(text)
+        serious = [words for name, words in changes.items() if name not in _MAY_CHANGE]
+        if serious:
             more = f" and {len(serious) - 4} more" if len(serious) > 4 else ""
             raise ValueError(
                 f"--workdir={self.path} holds a run of another configuration "
                 f"({', '.join(serious[:4])}{more}); use another --workdir or remove it"
             )
-        return words
+        return list(changes.values())
+
+    def changes(self, text: str) -> dict[str, str]:
+        """Returns what differs between a run's operative config and the one that lies here.
+
+        Args:
+            text: the operative config of the run.
+
+        Returns:
+            Of each binding that differs its name, and words, such as "train.epochs 50 -> 60".
+        """
+        there, here = self._bindings(), gin_config.bindings(text)
+        values = {name: (there.get(name, "-"), here.get(name, "-")) for name in there | here}
+        return {
+            name: f"{name} {was} -> {now}"
+            for name, (was, now) in sorted(values.items())
+            if was != now
+        }
+
+    def _bindings(self) -> dict[str, str]:
+        exists = self.config.exists()
+        return gin_config.bindings(self.config.read_text(encoding="utf-8")) if exists else {}
 
     def write_config(self, text: str) -> None:
         """Writes the operative config, whole or not at all."""

@@ -14,6 +14,7 @@ from keras_vmoe.distribution.mesh import Mesh as Mesh
 from keras_vmoe.distribution.mesh import virtual_cpus as virtual_cpus
 from keras_vmoe.distribution.placement import build_model as build_model
 from keras_vmoe.distribution.placement import build_optimizer as build_optimizer
+from keras_vmoe.distribution.placement import gather_model as gather_model
 from keras_vmoe.distribution.placement import place_metrics as place_metrics
 from keras_vmoe.distribution.placement import place_model as place_model
 from keras_vmoe.distribution.placement import place_optimizer as place_optimizer

@@ -40,6 +40,9 @@ class JaxMesh(Grid):
     Example:
 
     >>> from keras_vmoe import distribution
+    >>> import functools
+    >>> from keras_vmoe import models
+    >>> make_model = functools.partial(models.VMoE.from_variant, "vmoe_s32", num_classes=10)
     >>> mesh = distribution.JaxMesh(batch=2, expert=4)  # doctest: +SKIP
     >>> model = distribution.build_model(make_model, mesh)  # doctest: +SKIP
 
@@ -124,17 +127,25 @@ class JaxMesh(Grid):
     ) -> keras.distribution.ModelParallel:
         """Keras' own distribution of the same rules, for models that `fit` trains.
 
+        Make a model of layers of your own a `models.FunctionalModel`, as those of this package are:
+        the steps of `fit` are pure functions on JAX, out of which a plain `keras.Model` carries no
+        metric that a layer updates, so it would show all routing metrics as 0.0.
+
         Args:
             rules: see `rules.axes_of`; here no two of them may match the same variable.
 
         Example:
 
-        >>> from keras_vmoe import distribution
+        >>> import keras
+        >>> from keras_vmoe import distribution, layers, models
         >>> mesh = distribution.JaxMesh(batch=2, expert=4)  # doctest: +SKIP
         >>> with mesh.scope(), mesh.model_parallel().scope():  # doctest: +SKIP
-        ...     model = make_model()
+        ...     inputs = keras.Input((16, 32))
+        ...     x = layers.MoEMLP(layers.TopKRouter(num_experts=8), hidden_dim=64)(inputs)
+        ...     x = keras.layers.GlobalAveragePooling1D()(x)
+        ...     model = models.FunctionalModel(inputs, keras.layers.Dense(10, "softmax")(x))
         ...     model.compile("adamw", "sparse_categorical_crossentropy")
-        ...     model.fit(images, labels)
+        ...     model.fit(tokens, labels)
         """
         layouts = keras.distribution.LayoutMap(self.keras)
         for pattern, axes in rules:

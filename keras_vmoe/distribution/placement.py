@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_vmoe.distribution.rules import EXPERT_RULES, Axes, Rule, axes_of
-from keras_vmoe.distribution.storage import unallocated
+from keras_vmoe.distribution.storage import to_numpy, unallocated
 from keras_vmoe.layers.experts import ExpertMLP
 from keras_vmoe.models import moe_layers
 from keras_vmoe.ops.validation import require
@@ -68,6 +68,44 @@ def place_model(model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] | None 
     for variable, axes in model_axes(model, mesh, rules):
         mesh.place(variable, axes)
     place_metrics(model.metrics, mesh)
+
+
+def gather_model(model: keras.Model, mesh: AnyMesh) -> keras.Model:
+    """An ordinary model with the weights of one on a mesh: to save, call, evaluate and export it.
+
+    Keras can do none of these with a model whose variables are DTensor's, and its own loader has no
+    mesh. The copy is on this machine, which must have room for all experts; in a job of several
+    processes, each calls this and gets a copy. Nothing of it changes when the model on the mesh is
+    trained on.
+
+    Args:
+        model: on the mesh; one that Keras can make from its config, as all of this package and all
+            functional ones are.
+        mesh: where it is.
+
+    Returns:
+        The model, not compiled; its metrics and random generators begin anew.
+
+    Raises:
+        NotImplementedError: a subclass of `keras.Model` without `get_config`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import distribution, models
+    >>> mesh = distribution.Mesh(batch=1, expert=1, device_type="CPU")
+    >>> sizes = dict(image_size=16, patch_size=8, width=8, mlp_dim=16, num_heads=2)
+    >>> model = distribution.build_model(
+    ...     lambda: models.VMoE(num_layers=2, num_experts=4, num_classes=3, **sizes), mesh
+    ... )
+    >>> ordinary = distribution.gather_model(model, mesh)
+    >>> ordinary.predict(np.zeros((1, 16, 16, 3)), verbose=0).shape
+    (1, 3)
+    >>> ordinary.save("model.keras")
+    """
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights([to_numpy(weight, mesh) for weight in model.weights])
+    return copy
 
 
 def model_axes(

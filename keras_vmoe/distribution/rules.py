@@ -64,7 +64,7 @@ def axes_of(
         )
     found = [_first_match(variable.path, rules) for variable in variables]
     for variable, axes in zip(variables, found, strict=True):
-        _require_divides(variable, axes, mesh)
+        _require_divides(variable, axes, mesh, id(variable) in experts)
         require(
             mesh.expert == 1 or id(variable) not in experts or "expert" in axes,
             f"rules leave the experts of {variable.path} on every device, though {mesh} has "
@@ -77,16 +77,17 @@ def _first_match(path: str, rules: Sequence[Rule]) -> Axes:
     return next((tuple(axes) for pattern, axes in rules if re.search(pattern, path)), ())
 
 
-def _require_divides(variable: keras.Variable, axes: Axes, mesh: Grid) -> None:
+def _require_divides(variable: keras.Variable, axes: Axes, mesh: Grid, of_experts: bool) -> None:
     shape = tuple(variable.shape)
     require(
         len(axes) <= len(shape),
         f"rules give {variable.path} the axes {axes}, but its shape is {shape}",
     )
-    for axis, size in zip(axes, shape, strict=False):
+    for place, (axis, size) in enumerate(zip(axes, shape, strict=False)):
         parts = 1 if axis is None else mesh.devices_along(axis)
+        first = of_experts and place == 0
+        what = f"num_experts={size}, the first axis" if first else f"the {size} parts"
         require(
             size % parts == 0,
-            f"{axis}={parts} of {mesh} must divide the {size} parts of {variable.path}, of shape "
-            f"{shape}",
+            f"{axis}={parts} of {mesh} must divide {what} of {variable.path}, of shape {shape}",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,21 +22,27 @@ class Family(NamedTuple):
     Attributes:
         hbm: memory of a chip in bytes.
         slices: shapes of it, smallest first.
+        accelerator: what its accelerator types begin with.
+        cores: how much a chip adds to the number in an accelerator type: 2 where that counts cores.
     """
 
     hbm: int
     slices: tuple[str, ...]
+    accelerator: str
+    cores: int
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
 
 FAMILIES = {
-    "v4": Family(32 * GIB, _CUBES),
-    "v5e": Family(16 * GIB, _FLAT),
-    "v5p": Family(95 * GIB, _CUBES),
-    "v6e": Family(32 * GIB, _FLAT),
+    "v4": Family(32 * GIB, _CUBES, "v4", 2),
+    "v5e": Family(16 * GIB, _FLAT, "v5litepod", 1),
+    "v5p": Family(95 * GIB, _CUBES, "v5p", 2),
+    "v6e": Family(32 * GIB, _FLAT, "v6e", 1),
 }
+
+_ACCELERATOR_TYPE = re.compile(r"v\d\w*-\d+")
 
 # The compiler asks the machine which TPU it is on, and waits for an answer, unless it is told.
 ENVIRONMENT = {
@@ -59,8 +66,8 @@ class Topology(NamedTuple):
 
     >>> from keras_vmoe.distribution import Topology
     >>> slice = Topology.parse("v4:2x2x2")
-    >>> slice.chips, slice.hbm // 2**30
-    (8, 32)
+    >>> slice.chips, slice.hbm // 2**30, slice.accelerator_type
+    (8, 32, 'v4-16')
     """
 
     family: str
@@ -80,7 +87,7 @@ class Topology(NamedTuple):
         require(
             family in FAMILIES,
             f"topology must begin with one of {', '.join(FAMILIES)}, as v5e:4x8 does. "
-            f"Received: topology={text!r}",
+            f"Received: topology={text!r}{_hint(text)}",
         )
         slices = FAMILIES[family].slices
         require(
@@ -99,6 +106,12 @@ class Topology(NamedTuple):
     def hbm(self) -> int:
         """Bytes of memory of a chip."""
         return FAMILIES[self.family].hbm
+
+    @property
+    def accelerator_type(self) -> str:
+        """What Cloud TPU calls it, and `tpu/create.sh` takes: `"v5litepod-8"`."""
+        family = FAMILIES[self.family]
+        return f"{family.accelerator}-{self.chips * family.cores}"
 
     def devices(self) -> list[jax.Device]:
         """Devices that the TPU compiler can compile for, and nothing can run on: one a chip.
@@ -148,6 +161,16 @@ def slices_of(family: str) -> Iterator[Topology]:
     """
     require(
         family in FAMILIES,
-        f"family must be one of {', '.join(FAMILIES)}. Received: family={family!r}",
+        f"family must be one of {', '.join(FAMILIES)}. Received: family={family!r}{_hint(family)}",
     )
     return (Topology(family, shape) for shape in FAMILIES[family].slices)
+
+
+def _hint(text: str) -> str:
+    """What was meant by an accelerator type in the place of a slice."""
+    if not _ACCELERATOR_TYPE.fullmatch(text):
+        return ""
+    known = (Topology(name, shape) for name, family in FAMILIES.items() for shape in family.slices)
+    meant = [topology for topology in known if topology.accelerator_type == text]
+    example = meant[0] if meant else Topology("v5e", "2x4")
+    return f"; the accelerator type {example.accelerator_type} is the slice {example}"

@@ -155,6 +155,18 @@ def births(sizes):
     print("drawn", *drawn, same)
 
 
+def gathered(sizes):
+    """How far the logits of a copy are from those of a trained model, and where the copy lies."""
+    _, model, step = on_mesh(sizes)
+    first, second = make_batches()[:2]
+    step(first)
+    copy = distribution.gather_model(model, step.mesh)
+    with step.mesh.scope():
+        wanted = step.mesh.gather(model(step.mesh.split(second["image"])))
+    apart = np.abs(copy.predict(second["image"], verbose=0, batch_size=BATCH) - wanted).max()
+    print("apart", apart, *{len(v.value.devices()) for v in copy.weights})
+
+
 def fit(sizes):
     """The losses of `fit` without a mesh and under Keras' own distribution of its rules."""
     rng = np.random.default_rng(2)
@@ -177,5 +189,5 @@ def fit(sizes):
 
 
 if __name__ == "__main__":
-    parts = (numbers, alone, memory, collectives, compilations, births, fit)
+    parts = (numbers, alone, memory, collectives, compilations, births, gathered, fit)
     {part.__name__: part for part in parts}[sys.argv[1]](*sys.argv[2:])

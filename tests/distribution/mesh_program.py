@@ -230,6 +230,23 @@ def two(client):
     dtensor.barrier(mesh.dtensor)
 
 
+def gathered(folder):
+    """Logits of a trained model: on the mesh, of the copy, of the copy's file; what is in both."""
+    mesh = distribution.Mesh(batch=2, expert=4)
+    ours, batches = OnMesh(mesh), make_batches(3)
+    for batch in batches[:2]:
+        ours.step(batch)
+    copy = distribution.gather_model(ours.model, mesh)
+    ours_before = mesh.gather(mesh.function(ours.model)(mesh.split(batches[2]["image"])))
+    copy.save(f"{folder}/model.keras")
+    loaded = keras.models.load_model(f"{folder}/model.keras")
+    for model in (copy, loaded):
+        found = model.predict(batches[2]["image"], verbose=0, batch_size=BATCH)
+        print("values", np.abs(found - ours_before).max())
+    ours.step(batches[2])  # the copy stays as it was
+    print("values", largest_difference(copy.get_weights(), loaded.get_weights()))
+
+
 def count(variables):
     return sum(int(np.prod(v.shape)) for v in variables)
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution, layers, models, ops
 from keras_vmoe.distribution import mesh as mesh_module
@@ -209,7 +210,9 @@ def test_an_expert_that_is_not_split_is_an_error(monkeypatch, one):
 
 def test_a_mesh_that_does_not_divide_the_experts_is_an_error(monkeypatch):
     mesh, model = grid(monkeypatch, 2, 4), make_model(num_experts=6)
-    with pytest.raises(ValueError, match=r"expert=4 of Mesh\(.*\) must divide the 6 parts of"):
+    with pytest.raises(
+        ValueError, match=r"expert=4 of Mesh\(.*\) must divide num_experts=6, the first axis of"
+    ):
         distribution.place_model(model, mesh)
 
 
@@ -308,6 +311,18 @@ def test_an_optimizer_that_is_built_is_an_error(one):
     optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match="optimizer must not be built yet"):
         distribution.build_optimizer(optimizer, model, one)
+
+
+def test_a_functional_model_leaves_the_mesh_with_its_shared_layers(one):
+    images = keras.Input((4, 8))
+    mlp = layers.MoEMLP(layers.TopKRouter(num_experts=4), hidden_dim=16)
+    model = keras.Model(images, keras.layers.Dense(2)(mlp(mlp(images))))
+    tokens = np.random.default_rng(0).normal(size=(2, 4, 8)).astype("float32")
+    wanted = keras.ops.convert_to_numpy(model(tokens))
+    distribution.place_model(model, one)
+    copy = distribution.gather_model(model, one)
+    np.testing.assert_allclose(copy.predict(tokens, verbose=0), wanted, atol=1e-6)
+    assert not any(dtensor.is_dtensor(v.value) for v in copy.variables)
 
 
 # The hook.

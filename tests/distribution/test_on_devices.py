@@ -138,6 +138,14 @@ def test_checkpoints_go_to_other_meshes_and_to_one_device(tmp_path):
     assert "['expert'," in lines[-1]
 
 
+def test_a_model_off_the_mesh_is_the_same_and_can_be_saved(tmp_path):
+    copied, loaded, stays = run("gathered", str(tmp_path))
+    for name, number in (copied, loaded):
+        assert name == "values"
+        assert float(number) < 1e-5
+    assert stays == ["values", "0.0"]
+
+
 def test_two_processes_equal_one_device():
     jobs = ",".join(f"localhost:{free_port()}" for _ in range(2))
     processes = [

@@ -82,6 +82,12 @@ def test_experts_are_born_apart_with_the_values_that_they_have_without_a_mesh():
     assert run("births", "batch:2,expert:4") == [["drawn", "2", "True"]]
 
 
+def test_a_model_off_the_mesh_is_the_same_on_one_device():
+    ((_, apart, devices),) = run("gathered", "batch:2,expert:4")
+    assert float(apart) < 1e-5
+    assert devices == "1"
+
+
 def test_fit_under_keras_own_distribution_gives_what_it_gives_without():
     ((_, *numbers),) = run("fit", "batch:2,expert:4")
     losses, parts = np.array(numbers[:4], "float64"), numbers[4:]

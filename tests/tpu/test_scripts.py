@@ -144,6 +144,8 @@ def test_a_wrong_command_line_is_refused(gcloud, script, words, message):
     [
         ("create.sh", (), "--accelerator_type is missing; for instance --accelerator_type=v5lite"),
         ("create.sh", ("--accelerator_type=v5e-8",), "--accelerator_type=v5e-8 is not an acc"),
+        ("create.sh", ("--accelerator_type=v5litepod-7",), "v5litepod has 1, 4, 8, 16, 32, 64, 1"),
+        ("create.sh", ("--accelerator_type=v5p-4",), "two a chip, four chips a host; for instance"),
         ("create.sh", ("--accelerator_type=v4-8", "--wait_minutes=1h"), "--wait_minutes=1h is not"),
         ("status.sh", ("--poll_seconds=x",), "--poll_seconds=x is not a number of seconds"),
         ("install.sh", ("--bucket=gs://b",), "--bucket=gs://b is not a bucket's name (without"),

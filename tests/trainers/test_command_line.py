@@ -31,6 +31,15 @@ def test_help_imports_no_tensorflow():
         assert f"\n  {name}" in done.stdout
 
 
+@pytest.mark.parametrize("backend", ["torch", "tensorflw"])
+def test_another_backend_is_refused_before_keras_looks_for_it(capsys, monkeypatch, backend):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    assert cli.main(["train", "--gin_file=runs/quickstart.gin"]) == 1
+    message = capsys.readouterr().err
+    assert f"KERAS_BACKEND='{backend}', but keras_vmoe runs on 'tensorflow' and 'jax'" in message
+    assert cli.main(["train", "--help"]) == 0
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -38,6 +47,10 @@ def test_help_imports_no_tensorflow():
         (["train", "--gin_fil=x"], ["gin_fil", "gin_file", "keras-vmoe train --help"]),
         (["train"], ["--gin_file is missing", "runs/quickstart.gin"]),
         (["train", "quickstart.gin"], ["unexpected 'quickstart.gin'"]),
+        (
+            ["train", "--gin_file=runs/quickstart.gin", "--mesh=expert:2", "--tpu=local"],
+            ["leave --tpu out: --mesh alone takes the accelerators of this machine (TPUs"],
+        ),
         (["profile"], ["the model is missing"]),
         (["profile", "vmoe_s32", "num_experts"], ["'num_experts' is not NAME=VALUE"]),
     ],

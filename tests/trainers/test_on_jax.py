@@ -102,10 +102,20 @@ def test_on_four_devices_it_is_the_run_of_one(finished, tmp_path, monkeypatch, w
 
 @pytest.mark.jax
 @pytest.mark.multi_device
+def test_a_finished_run_is_finished(finished):
+    before = {path: path.read_bytes() for path in finished.iterdir()}
+    done = run(finished, "train.log_every=3")  # which changes nothing of what is trained
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"already trained to step 6 in {finished}: held-out accuracy" in done.stdout
+    assert {path: path.read_bytes() for path in finished.iterdir()} == before
+
+
+@pytest.mark.jax
+@pytest.mark.multi_device
 def test_what_cannot_be_is_one_line(finished, tmp_path):
     before = (finished / "metrics.jsonl").read_bytes()
     for folder, word, message in (
-        (finished, "train.seed=0", "holds a run; training on JAX cannot go on from it"),
+        (finished, "train.seed=1", "holds a run; training on JAX cannot go on from it"),
         (tmp_path, "--tpu=local", "training on JAX has no replicas"),
         (tmp_path, "--mesh=batch:16,expert:1", "must be a multiple of 16"),
     ):
@@ -147,8 +157,10 @@ def test_a_signal_ends_it_between_two_steps(tmp_path, number, code):
 def test_what_only_tensorflow_has_is_refused(name, value):
     config = {"distribution": "one_device", "tpu": None, "init_from": None, "few_shot": None}
     jax_run.require_supported(types.SimpleNamespace(**config))
-    with pytest.raises(ValueError, match=f"train.{name}=.*unset KERAS_BACKEND"):
+    with pytest.raises(ValueError, match=f"^train.{name}.*unset KERAS_BACKEND") as caught:
         jax_run.require_supported(types.SimpleNamespace(**{**config, name: value}))
+    assert ("takes all devices" in str(caught.value)) == (name in ("distribution", "tpu"))
+    assert "object at" not in str(caught.value)
 
 
 def test_a_folder_with_anything_saved_is_refused(tmp_path):

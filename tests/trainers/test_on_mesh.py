@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.trainers.tiny import arguments, train
 
@@ -42,6 +43,8 @@ def test_a_run_that_changes_its_mesh_is_the_run_of_one_device(tmp_path):
     run(wanted, rate, head)
     for steps, flags in ((2, ["--mesh=batch:2,expert:2"]), (4, ["--mesh=expert:2"]), (6, [])):
         done = run(found, rate, head, f"train.steps={steps}", flags=flags)
+        assert "devices  Mesh(" in done.stdout
+        assert ", TensorFlow on CPU\n" in done.stdout
         assert ("resume   from step" in done.stdout) == (steps > 2)
     ours = {(row["step"], row["split"]): row for row in rows(found)}
     for row in rows(wanted):
@@ -71,6 +74,24 @@ def test_a_mesh_that_does_not_fit_is_one_line(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "bindings", "message"),
+    [
+        ("--mesh=", (), "such as 'batch:2,expert:4'. Received: ''"),
+        (
+            "--mesh=expert:2",
+            ("train.distribution='mirrored'",),
+            "--mesh=expert:2 sets train.distribution='mesh', but the gin file or a binding says "
+            "'mirrored'; leave one out",
+        ),
+        ("--tpu=local", ("train.distribution='mirrored'",), "says 'mirrored'; leave one out"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line(tmp_path, capsys, flag, bindings, message):
+    assert cli.main([*arguments(tmp_path, *bindings), flag]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_several_processes_are_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DTENSOR_JOBS", "localhost:1,localhost:2")
     assert train(tmp_path, "train.distribution='mesh'", "train.mesh='expert:2'") == 1
@@ -81,7 +102,7 @@ def test_several_processes_are_refused(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("binding", "mesh", "message"),
     [
-        ("train.seed=0", "expert:3", "must divide the 4 parts of"),
+        ("train.seed=0", "expert:3", "must divide num_experts=4, the first axis of"),
         ("train.batch_size=24", "batch:2,expert:2", "error: train.batch_size=24 over images_per"),
         ("train.eval_batch_size=24", "batch:2,expert:2", "error: train.eval_batch_size=24 over"),
     ],

@@ -1,6 +1,7 @@
 """Names of distribution strategies, and what is said where one cannot be had."""
 
 import json
+import types
 
 import pytest
 import tensorflow as tf
@@ -20,6 +21,7 @@ def test_one_device_and_all_of_them():
     [
         ("pod", None, "train.distribution='pod' is unknown; known: 'one_device', 'mirrored'"),
         ("mirrored", "v5", "train.tpu='v5' is of train.distribution='tpu', but that is 'mirrored'"),
+        ("mesh", "local", r"a mesh takes the accelerators of this machine \(TPUs, else GPUs"),
         ("tpu", None, "a TPU of this machine does not answer .*; run on a TPU VM"),
         ("tpu", "local", "a TPU of this machine does not answer"),
         ("tpu", "grpc://localhost:1", "the TPU 'grpc://localhost:1' does not answer .*refused"),
@@ -29,6 +31,18 @@ def test_what_cannot_be_had(name, tpu, message):
     with pytest.raises(ValueError, match=message) as caught:
         strategies.make_strategy(name, tpu)
     assert "\n" not in str(caught.value)
+
+
+def test_a_strategy_in_words():
+    one = strategies.make_strategy("one_device")
+    assert strategies.describe(one) == "1 replica, OneDeviceStrategy on CPU:0"
+    devices = [f"/job:worker/replica:0/task:1/device:GPU:{i}" for i in range(9)]
+    several = types.SimpleNamespace(
+        num_replicas_in_sync=2, extended=types.SimpleNamespace(worker_devices=devices[:2])
+    )
+    assert strategies.describe(several) == "2 replicas, SimpleNamespace on GPU:0, GPU:1"
+    several.extended.worker_devices, several.num_replicas_in_sync = devices, 18
+    assert strategies.describe(several) == "18 replicas, SimpleNamespace here on GPU:0, …, GPU:8"
 
 
 def task(**parts):

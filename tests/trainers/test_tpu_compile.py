@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from keras_vmoe.distribution import StepCost, Topology
 from keras_vmoe.trainers import cli
+from keras_vmoe.trainers.tpu_compile import compilation
+from keras_vmoe.trainers.tpu_compile.compilation import WHOLE, Compilation
 
 # Widths and counts that no two have in common, so that shapes tell what they are of.
 MODEL = {
@@ -97,6 +100,7 @@ def test_the_smallest_slice_is_found_and_checked():
     assert whole["fits"]
     assert whole["mesh"] == "batch:1,expert:1"
     assert "count" not in small["collectives"].get("all-reduce", {})
+    assert small["accelerator_type"] == "v5litepod-1"
 
 
 @pytest.mark.tpu_compile
@@ -106,11 +110,24 @@ def test_a_family_without_room_is_said():
     assert "no slice of v5e has room" in done.stderr
 
 
+def test_one_chip_exchanges_nothing_and_many_operations_are_tera():
+    cost = StepCost(2**30, 2**31, 2**30, 2.5e12, 1e9, (), fits=True)
+    row = Compilation(Topology("v5e", "1x1"), "batch:1,expert:1", cost, WHOLE, 3.0, 0)
+    report = compilation.report(row)
+    assert "slice     v5e:1x1 (v5litepod-1): 1 chip of 16 GiB" in report
+    assert "a step of a device: 2.5 TFLOP, 1.00 GB" in report
+    assert "exchanges between devices: none" in report
+    assert "number" not in report
+
+
 @pytest.mark.tpu_compile
 def test_the_report_is_for_people():
     done = call("--topology=v4:2x2x2", "--remat", "--mesh=batch:2,expert:4")
     assert done.returncode == 0, done.stderr[-3000:]
-    for words in ("mixed_bfloat16, remat on", "8 chips of 32 GiB", "fits: "):
+    for words in (
+        *("6 blocks, 3 sparse, 8 experts each, mixed_bfloat16, remat on", "fits: "),
+        *("slice     v4:2x2x2 (v4-16): 8 chips of 32 GiB; mesh batch:2,expert:4", " GFLOP, "),
+    ):
         assert words in done.stdout
     assert "kernels of experts gathered: none" in done.stdout
     # The loss is a mean over all tokens, and needs none of them in one place.
@@ -124,6 +141,8 @@ def test_the_report_is_for_people():
     [
         (("--topology=v5e:3x5",), "of v5e 1x1, 2x2, 2x4"),
         (("--topology=h100",), "family must be one of v4, v5e, v5p, v6e"),
+        (("--topology=v5litepod-8",), "the accelerator type v5litepod-8 is the slice v5e:2x4"),
+        (("--topology=v5e:2x4", "--dtype=bf16"), "--dtype=bf16 is no precision of Keras"),
         (("--topology=v5e:2x4",), "pip install 'keras-vmoe[tpu-compile]'"),
     ],
 )
@@ -131,18 +150,26 @@ def test_wrong_words_are_one_line(words, message, tmp_path):
     # As where the compiler is not installed.
     (tmp_path / "libtpu.py").write_text("raise ImportError('not here')")
     done = call(*words, environment={"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 1
+    assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_jax_the_extra_is_named(tmp_path):
+    (tmp_path / "jax.py").write_text("raise ImportError('not here')")
+    done = call("--topology=v5e:2x4", environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "pip install 'keras-vmoe[tpu-compile]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.tpu_compile
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--mesh=batch:2,expert:2",), "batch * expert must be the number of devices, 8"),
+        (("--mesh=batch:2,expert:2",), "but v5e:2x4 has 8 chips, and batch * expert must be that"),
         (("--gin_bindings=train.batch_size=12",), "multiple of 8"),
-        (("--gin_bindings=VMoE.num_experts=6", "--mesh=expert:8"), "must divide the 6 parts"),
+        (("--gin_bindings=VMoE.num_experts=6", "--mesh=expert:8"), "must divide num_experts=6,"),
         (("--gin_bindings=VMoE.dispatch='grouped'",), "must be 'auto' or 'einsum'"),
     ],
 )

@@ -61,6 +61,15 @@ def test_an_empty_config_is_an_error(tmp_path):
         workdir.check_config(CONFIG)
 
 
+def test_what_differs_is_told_by_name(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.write_config(CONFIG)
+    assert workdir.changes(CONFIG) == {}
+    assert workdir.changes(CONFIG.replace("8", "16")) == {
+        "VMoE.num_experts": "VMoE.num_experts 8 -> 16"
+    }
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     workdir = Workdir(tmp_path)
     workdir.model.write_text("old")

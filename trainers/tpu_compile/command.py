@@ -131,6 +131,25 @@ def _use_jax() -> None:
             raise RuntimeError(f"tpu-compile needs a process of its own; Keras runs on {backend!r}")
     # The devices are those of the compiler; JAX itself stays on the CPU.
     os.environ.update(KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    try:
+        import jax  # noqa: F401
+    except ImportError as error:  # Keras would say less
+        raise ImportError(
+            "compiling for TPU needs JAX and the TPU's compiler: "
+            "pip install 'keras-vmoe[tpu-compile]'"
+        ) from error
+
+
+def _require_precision(dtype: str | None) -> None:
+    import keras
+
+    try:
+        keras.dtype_policies.get(dtype or "float32")
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"tpu-compile: --dtype={dtype} is no precision of Keras; give mixed_bfloat16, bfloat16 "
+            "or float32"
+        ) from error
 
 
 def _compile(values: flags.FlagValues) -> int:
@@ -139,6 +158,7 @@ def _compile(values: flags.FlagValues) -> int:
     from keras_vmoe.trainers.tpu_compile import compilation
     from keras_vmoe.trainers.tpu_compile.steps import Steps, make_mesh
 
+    _require_precision(values.dtype)
     family, _, shape = values.topology.partition(":")
     slices = (
         [distribution.Topology.parse(values.topology)]
@@ -173,11 +193,8 @@ def _compile(values: flags.FlagValues) -> int:
 def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, int]:
     from keras_vmoe.trainers import batches
 
-    try:
-        name = gin_config.load().query_parameter("dataset.name")
-    except ValueError:  # a dataset by another reference
-        name = None
-    if known := given or NUM_CLASSES.get(name):
+    # None of a dataset by another reference.
+    if known := given or NUM_CLASSES.get(gin_config.bound("dataset.name")):
         return known, config.channels or 3
     source = config.dataset()
     return source.num_classes, batches.channels(config, source)
@@ -189,7 +206,7 @@ def _introduce(steps: Steps) -> None:
     model, config = steps.model, steps.config
     # A functional model says nothing of the precision of its layers, the encoder's blocks do.
     precision = model.get_layer("encoder_block_0").dtype_policy.name
-    experts = f", {steps.sparse_blocks} of {steps.num_experts} experts"
+    experts = f", {steps.sparse_blocks} sparse, {steps.num_experts} experts each"
     print(
         f"model     {model.name}: {model.count_params():,} parameters, {steps.blocks} blocks"
         f"{experts if steps.sparse_blocks else ''}, {precision}, remat "
@@ -206,13 +223,13 @@ def _search(
     """The slices that were tried, the last being the smallest on which the run fits."""
     from keras_vmoe import distribution
     from keras_vmoe.distribution.topology import GIB
-    from keras_vmoe.trainers.tpu_compile.compilation import USABLE, measure
+    from keras_vmoe.trainers.tpu_compile.compilation import USABLE, chips, measure
     from keras_vmoe.trainers.tpu_compile.steps import make_mesh
 
     tried: list[Compilation] = []
     for topology in slices:
         mesh = make_mesh(steps, topology, None)
-        name = f"{topology} ({topology.chips} chips, {mesh.words})"
+        name = f"{topology} ({chips(topology)}, {mesh.words})"
         try:
             distribution.require_groups(steps.model, mesh, steps.config.batch_size)
         except ValueError as error:

@@ -45,6 +45,7 @@ class Compilation(NamedTuple):
         c = self.cost
         return {
             "topology": str(self.topology),
+            "accelerator_type": self.topology.accelerator_type,
             "chips": self.topology.chips,
             "mesh": self.mesh,
             "how": self.how,
@@ -116,7 +117,8 @@ def report(row: Compilation) -> str:
     verdict = "fits" if row.fits else "does not fit"
     unit, name = (GIB, "GiB") if cost.hbm >= GIB else (2**20, "MiB")
     lines = [
-        f"slice     {topology}: {topology.chips} chips of {room / GIB:g} GiB; mesh {row.mesh}",
+        f"slice     {topology} ({topology.accelerator_type}): {chips(topology)} of "
+        f"{room / GIB:g} GiB; mesh {row.mesh}",
         f"compiled  {row.how}, in {row.seconds:.0f} s",
         "",
         *text.aligned(
@@ -133,19 +135,39 @@ def report(row: Compilation) -> str:
     ]
     if not cost.fits:
         return "\n".join(lines)
-    exchanged = [
-        (kind, f"{count if row.how == WHOLE else ''}", f"{size / 1e6:,.1f}")
-        for kind, (count, size) in cost.exchanged().items()
-    ]
     gathered = f"{row.gathered} times" if row.gathered else "none"
     return "\n".join(
         [
             *lines,
             "",
-            f"a step of a device: {cost.flops / 1e9:,.1f} GFLOP, "
+            f"a step of a device: {_operations(cost.flops)}, "
             f"{cost.bytes_accessed / 1e9:,.2f} GB read and written",
             "",
-            *text.aligned([("exchanges", "number", "MB a device"), *exchanged], num_left=1),
+            *_exchanges(row),
             f"kernels of experts gathered: {gathered}",
         ]
     )
+
+
+def _exchanges(row: Compilation) -> list[str]:
+    exchanged = row.cost.exchanged().items()
+    if not exchanged:
+        return ["exchanges between devices: none"]
+    cells = [
+        (kind, f"{count if row.how == WHOLE else ''}", f"{size / 1e6:,.1f}")
+        for kind, (count, size) in exchanged
+    ]
+    return text.aligned([("exchanges", "number", "MB a device"), *cells], num_left=1)
+
+
+def _operations(flops: float) -> str:
+    return f"{flops / 1e12:,.1f} TFLOP" if flops >= 1e12 else f"{flops / 1e9:,.1f} GFLOP"
+
+
+def chips(topology: Topology) -> str:
+    """Returns how many chips a slice has, in words.
+
+    Args:
+        topology: the slice.
+    """
+    return "1 chip" if topology.chips == 1 else f"{topology.chips} chips"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_vmoe import distribution, models, ops
+from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.distribution.storage import unallocated
 
 if TYPE_CHECKING:
@@ -119,8 +120,18 @@ def make_mesh(
         steps: whose experts are split.
         topology: the slice.
         sizes: such as "batch:2,expert:4"; None: as many devices for the experts as divide them.
+
+    Raises:
+        ValueError: sizes that do not make the number of chips.
     """
-    if sizes is not None:
-        return distribution.JaxMesh.parse(sizes, devices=topology.devices())
-    expert = math.gcd(topology.chips, steps.num_experts)
-    return distribution.JaxMesh(topology.chips // expert, expert, topology.devices())
+    chips = topology.chips
+    expert = math.gcd(chips, steps.num_experts)
+    if sizes is None:
+        return distribution.JaxMesh(chips // expert, expert, topology.devices())
+    given = parse_sizes(sizes)
+    if (count := math.prod(given.values())) != chips:
+        raise ValueError(
+            f"--mesh={sizes} is of {count} devices, but {topology} has {chips} chips, and batch * "
+            f"expert must be that; left out, it is batch:{chips // expert},expert:{expert}"
+        )
+    return distribution.JaxMesh(**given, devices=topology.devices())
