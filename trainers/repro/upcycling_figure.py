@@ -39,8 +39,9 @@ def plot_upcycling(found: Measured, path: str | Path) -> None:
     figure = canvas.new_figure(7.0, 4.4)
     axis = figure.subplots()
     start = 100 * rows[0]["accuracy"]
-    axis.axhline(start, color="#606060", linestyle=":", linewidth=1)
-    axis.plot(0, start, "*", color="#606060", markersize=13, label=NAMES[BASE], clip_on=False)
+    style = {"color": "#606060", "linestyle": ":", "linewidth": 1}
+    axis.axhline(start, **style)
+    axis.plot(0, start, marker="*", markersize=13, label=NAMES[BASE], clip_on=False, **style)
     for kind in CONTINUED:
         line = [row for row in rows if row["series"] == NAMES[kind]]
         axis.errorbar(
@@ -55,16 +56,15 @@ def plot_upcycling(found: Measured, path: str | Path) -> None:
     axis.set_ylim(min(start, *ends) - _POINTS_BELOW, max(start, *ends) + 1)
     axis.set_xlim(0)
     share = found.lengths.flops(DENSE) / found.lengths.flops(BASE)
-    axis.set_xlabel(
-        f"extra training compute (TFLOPs); the end is {share:.0%} of the dense model's", fontsize=9
-    )
+    cost = f"extra training compute (TFLOPs; all of it is {share:.0%} of the dense model's)"
+    axis.set_xlabel(cost, fontsize=9)
     axis.set_ylabel("held-out accuracy (%)", fontsize=9)
     count = len(found.seeds)
     figure.suptitle(
-        f"Sparse upcycling in miniature on Fashion-MNIST\n{count} seeds, standard errors",
+        f"Sparse upcycling in miniature on Fashion-MNIST: {count} seeds, standard errors",
         fontsize=11,
     )
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.legend(fontsize=8, frameon=False, loc="lower left")
     canvas.plain_axes(axis)
     canvas.save(figure, path, rows)
 
