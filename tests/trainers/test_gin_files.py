@@ -14,6 +14,9 @@ from tests.trainers.tiny import TINY_VIT, TINY_VMOE
 RUNS = sorted(path.name for path in gin_config.SHIPPED.glob("runs/*.gin"))
 # Too big to run here: tests/trainers/test_recipes.py takes two steps of each on mock data.
 RECIPES = sorted(f"vmoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/vmoe/*.gin"))
+# Most start from a dense model: tests/trainers/test_upcycling_runs.py takes two steps of each.
+UPCYCLING = sorted(f"upcycling/{path.name}" for path in gin_config.SHIPPED.glob("runs/upcycling/*"))
+ALL = RUNS + RECIPES + UPCYCLING
 FOLDERS = ("models", "data", "augmentation", "recipes")
 PARTS = sorted(path for folder in FOLDERS for path in gin_config.SHIPPED.glob(f"{folder}/*"))
 
@@ -57,7 +60,7 @@ def test_a_run_takes_two_steps(name, tmp_path):
     assert (workdir / "routing.png").exists() == sparse
 
 
-@pytest.mark.parametrize("name", RUNS + RECIPES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_run_opens_with_what_a_reader_asks_first(name):
     head = read(name).split("\n\n")[0]
     assert f"keras-vmoe train --gin_file=runs/{name}" in head
@@ -65,12 +68,12 @@ def test_a_run_opens_with_what_a_reader_asks_first(name):
         assert word in head
 
 
-@pytest.mark.parametrize("name", [n for n in RUNS + RECIPES if not n.endswith("_dense.gin")])
+@pytest.mark.parametrize("name", [n for n in ALL if not n.endswith("_dense.gin")])
 def test_a_sparse_run_has_a_dense_twin(name):
-    assert name.replace(".gin", "_dense.gin") in RUNS + RECIPES
+    assert name.replace(".gin", "_dense.gin") in ALL
 
 
-@pytest.mark.parametrize("name", [n for n in RUNS + RECIPES if n.endswith("_dense.gin")])
+@pytest.mark.parametrize("name", [n for n in ALL if n.endswith("_dense.gin")])
 def test_a_dense_twin_differs_in_the_model_alone(name):
     def body(text):
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
