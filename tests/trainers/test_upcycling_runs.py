@@ -1,4 +1,4 @@
-"""Every run of runs/upcycling takes two steps in a tiny form, from a dense model if it wants one."""
+"""Every run of runs/upcycling takes two steps in a tiny form, from a dense model if need be."""
 
 import pytest
 

@@ -130,7 +130,9 @@ def trainings(
     for seed in seeds:
         words = [*own, f"train.seed={seed + (0 if kind == BASE else _SEEDS_APART)}"]
         if kind in (DENSE, UPCYCLED):
-            words += [f"train.init_from={str(out / f'{BASE}-{seed}')!r}"]
+            # Whole: the same command goes on from any folder.
+            base = str((out / f"{BASE}-{seed}").resolve())
+            words += [f"train.init_from={base!r}"]
         name = f"{NAMES[kind]}, seed {seed}"
         runs.append(Training(name, GIN_FILES[kind], tuple(words), out / f"{kind}-{seed}", steps))
     return runs

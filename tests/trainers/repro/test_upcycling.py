@@ -117,6 +117,9 @@ def test_the_picture_has_its_data_beside_it(tmp_path):
     ]
     assert len(rows) == 1 + 3 * 2
     assert (rows[0]["extra_tflops"], rows[0]["accuracy"]) == ("0", "0.88")
+    assert [float(row["extra_tflops"]) for row in rows[1:3]] == pytest.approx(
+        [steps * 2 * 100 * 6 / 1e12 for steps in (10, 20)]
+    )
     last = rows[4]
     assert (last["series"], last["step"], last["seeds"]) == ("upcycled", "15", "3")
     assert float(last["extra_tflops"]) == pytest.approx(15 * 2 * 130 * 6 / 1e12)
