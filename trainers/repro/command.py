@@ -25,7 +25,8 @@ repro.csv. An interrupted command goes on when it is given again.
 
   keras-vmoe repro vmoe        Fashion-MNIST: dense and sparse twins, batch priority, few-shot
   keras-vmoe repro upcycling   Fashion-MNIST: a dense model goes on, as it is or upcycled, or
-                               a sparse one begins anew, at equal extra FLOPs
+                               a sparse one begins anew, at equal extra FLOPs; train.epochs is
+                               the length of the dense model before that
 """
 
 
