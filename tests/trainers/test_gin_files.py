@@ -16,6 +16,9 @@ RUNS = sorted(path.name for path in gin_config.SHIPPED.glob("runs/*.gin"))
 RECIPES = sorted(f"vmoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/vmoe/*.gin"))
 # Ensembles, and single models beside them.
 ENSEMBLES = sorted(f"e3/{path.name}" for path in gin_config.SHIPPED.glob("runs/e3/*.gin"))
+# Most start from a dense model: tests/trainers/test_upcycling_runs.py takes two steps of each.
+UPCYCLING = sorted(f"upcycling/{path.name}" for path in gin_config.SHIPPED.glob("runs/upcycling/*"))
+ALL = RUNS + RECIPES + ENSEMBLES + UPCYCLING
 FOLDERS = ("models", "data", "augmentation", "recipes")
 PARTS = sorted(path for folder in FOLDERS for path in gin_config.SHIPPED.glob(f"{folder}/*"))
 
@@ -61,7 +64,7 @@ def test_a_run_takes_two_steps(name, tmp_path):
     assert (workdir / "routing.png").exists() == sparse
 
 
-@pytest.mark.parametrize("name", RUNS + RECIPES + ENSEMBLES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_run_opens_with_what_a_reader_asks_first(name):
     head = read(name).split("\n\n")[0]
     assert f"keras-vmoe train --gin_file=runs/{name}" in head
@@ -69,12 +72,12 @@ def test_a_run_opens_with_what_a_reader_asks_first(name):
         assert word in head
 
 
-@pytest.mark.parametrize("name", [n for n in RUNS + RECIPES if not n.endswith("_dense.gin")])
+@pytest.mark.parametrize("name", [n for n in ALL if not n.endswith("_dense.gin")])
 def test_a_sparse_run_has_a_dense_twin(name):
-    assert name.replace(".gin", "_dense.gin") in RUNS + RECIPES
+    assert name.replace(".gin", "_dense.gin") in ALL
 
 
-@pytest.mark.parametrize("name", [n for n in RUNS + RECIPES if n.endswith("_dense.gin")])
+@pytest.mark.parametrize("name", [n for n in ALL if n.endswith("_dense.gin")])
 def test_a_dense_twin_differs_in_the_model_alone(name):
     assert body(name) == body(name.replace("_dense", ""))
 

@@ -86,6 +86,7 @@ class RsqrtDecay(Schedule):
         warmup_steps: of them, the warm-up.
         timescale: steps after which the rate has fallen to 71 % of the peak.
         cooldown_steps: length of the last line; 0: none.
+        first_step: steps that an earlier run took; this schedule goes on there.
 
     Reference:
         Zhai et al., Scaling vision transformers, 2022, section 3.5.
@@ -103,16 +104,19 @@ class RsqrtDecay(Schedule):
         warmup_steps: int = 0,
         timescale: int = 10_000,
         cooldown_steps: int = 0,
+        first_step: int = 0,
     ) -> None:
         self.peak, self.total_steps, self.warmup_steps = peak, total_steps, warmup_steps
         self.timescale, self.cooldown_steps = timescale, cooldown_steps
+        self.first_step = first_step
 
     def __call__(self, step: Any) -> Any:
-        step = ops.cast(step, "float32")
+        step = ops.cast(step, "float32") + self.first_step
         decayed, cool = step, 1.0
         if self.cooldown_steps:
-            decayed = ops.minimum(step, float(self.total_steps - self.cooldown_steps))
-            cool = ops.minimum((self.total_steps - step) / self.cooldown_steps, 1.0)
+            last = float(self.first_step + self.total_steps)
+            decayed = ops.minimum(step, last - self.cooldown_steps)
+            cool = ops.minimum((last - step) / self.cooldown_steps, 1.0)
         time = ops.maximum(decayed - self.warmup_steps, 0.0)
         fall = ops.rsqrt(1.0 + time / self.timescale)
         return self.peak * _warm(step, self.warmup_steps) * fall * cool
@@ -124,6 +128,7 @@ class RsqrtDecay(Schedule):
             "warmup_steps": self.warmup_steps,
             "timescale": self.timescale,
             "cooldown_steps": self.cooldown_steps,
+            "first_step": self.first_step,
         }
 
 
@@ -215,6 +220,7 @@ def rsqrt(
     warmup_epochs: float = 0.0,
     timescale: int = 10_000,
     cooldown_steps: int = 0,
+    first_step: int = 0,
 ) -> RsqrtDecay:
     """Returns a linear warm-up from 0, an inverse square root, and a line to 0 at the end.
 
@@ -226,6 +232,8 @@ def rsqrt(
         warmup_epochs: the same in epochs; give one of both.
         timescale: steps of the decay's unit of time, see `RsqrtDecay`.
         cooldown_steps: length of the line to 0; it is cut to what the warm-up leaves. 0: none.
+        first_step: steps of the run whose weights this one starts from. The schedule goes on there
+            as if it were one run: past that run's warm-up, at its decayed rate.
 
     Raises:
         ValueError: if both of a pair are given, or a value is out of range.
@@ -233,12 +241,16 @@ def rsqrt(
     Example:
         >>> round(float(rsqrt(1.0, total_steps=100, timescale=10)(30)), 3)
         0.5
+        >>> round(float(rsqrt(1.0, total_steps=100, timescale=10, first_step=30)(0)), 3)
+        0.5
     """
-    warmup = _warmup(total_steps, steps_per_epoch, warmup_steps, warmup_epochs)
     _check_positive("timescale", timescale)
     _check_not_negative("cooldown_steps", cooldown_steps)
-    cooldown = min(cooldown_steps, total_steps - warmup)
-    return RsqrtDecay(peak, total_steps, warmup, timescale, cooldown)
+    _check_not_negative("first_step", first_step)
+    _check_positive("total_steps", total_steps)
+    warmup = _warmup(first_step + total_steps, steps_per_epoch, warmup_steps, warmup_epochs)
+    cooldown = min(cooldown_steps, total_steps - max(warmup - first_step, 0))
+    return RsqrtDecay(peak, total_steps, warmup, timescale, cooldown, first_step)
 
 
 def constant(

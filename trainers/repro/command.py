@@ -16,14 +16,17 @@ from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.progress import duration
 from keras_vmoe.trainers.stopping import StopRequested
 
-PAPERS = ("vmoe",)
+PAPERS = ("vmoe", "upcycling")
 _SYNOPSIS = "repro PAPER [--out=DIR] [--seeds=N] [--processes=N] [--gin_bindings=NAME=VALUE]..."
 _TEXT = """
 Trains small models that show whether a paper's claims hold at this size, and prints each claim
 with its numbers, standard errors and a verdict. Writes repro.json, repro.txt, repro.png and
 repro.csv. An interrupted command goes on when it is given again.
 
-  keras-vmoe repro vmoe      Fashion-MNIST: dense and sparse twins, batch priority, few-shot
+  keras-vmoe repro vmoe        Fashion-MNIST: dense and sparse twins, batch priority, few-shot
+  keras-vmoe repro upcycling   Fashion-MNIST: a dense model goes on, as it is or upcycled, or
+                               a sparse one begins anew, at equal extra FLOPs; train.epochs is
+                               the length of the dense model before that
 """
 
 
@@ -41,6 +44,13 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_multi_string(
         "gin_bindings", [], "A binding of all runs, such as train.epochs=3.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "extra",
+        None,
+        "upcycling: FLOPs of what goes on, as a share of the dense model's own. Default: 0.5.",
+        0.0,
+        flag_values=values,
     )
     return values
 
@@ -66,12 +76,15 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if len(words) != 1 or words[0] not in PAPERS:
         raise UsageError(f"repro: name one paper of: {', '.join(PAPERS)}; received {words}")
+    paper = words[0]
+    if values.extra is not None and (paper != "upcycling" or values.extra == 0):
+        raise UsageError(f"repro: --extra={values.extra} is a share above 0, of upcycling alone")
     gin_config.load()
-    out = Path(values.out or f"workdir/repro-{words[0]}")
+    out = Path(values.out or f"workdir/repro-{paper}")
     out.mkdir(parents=True, exist_ok=True)
     processes = values.processes or os.cpu_count() or 1
     try:
-        _reproduce_vmoe(out, range(values.seeds), processes, values.gin_bindings)
+        _reproduce(paper, out, range(values.seeds), processes, values.gin_bindings, values.extra)
     except StopRequested as request:
         print(
             f"stopped by {request}; the runs saved their state in {out}; the same command goes on",
@@ -81,18 +94,31 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _reproduce_vmoe(
-    out: Path, seeds: Sequence[int], processes: int, bindings: Sequence[str]
+def _reproduce(
+    paper: str,
+    out: Path,
+    seeds: Sequence[int],
+    processes: int,
+    bindings: Sequence[str],
+    extra: float | None,
 ) -> None:
-    from keras_vmoe.trainers.repro import figures, vmoe
+    if paper == "vmoe":
+        from keras_vmoe.trainers.repro import vmoe as claims
+        from keras_vmoe.trainers.repro.figures import plot_vmoe as plot
 
+        options = {}
+    else:
+        from keras_vmoe.trainers.repro import upcycling as claims
+        from keras_vmoe.trainers.repro.upcycling_figure import plot_upcycling as plot
+
+        options = {} if extra is None else {"extra": extra}
     began = time.monotonic()
-    print(f"{len(seeds) * len(vmoe.GIN_FILES)} runs, {processes} at a time, in {out}", flush=True)
-    found = vmoe.measure(out, list(seeds), processes, bindings)
-    text = vmoe.table(found)
+    print(f"{len(seeds) * len(claims.GIN_FILES)} runs, {processes} at a time, in {out}", flush=True)
+    found = claims.measure(out, list(seeds), processes, bindings, **options)
+    text = claims.table(found)
     (out / "repro.txt").write_text(text + "\n", encoding="utf-8")
-    (out / "repro.json").write_text(json.dumps(vmoe.to_dict(found), indent=2), encoding="utf-8")
-    figures.plot_vmoe(found, out / "repro.png")
+    (out / "repro.json").write_text(json.dumps(claims.to_dict(found), indent=2), encoding="utf-8")
+    plot(found, out / "repro.png")
     print(
         f"{text}\n\nwrote repro.txt, repro.json, repro.png and repro.csv to {out}, in "
         f"{duration(time.monotonic() - began)}"

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from keras_vmoe import data
+from keras_vmoe.trainers import configurables, gin_config
+from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from keras_vmoe.trainers.stopping import StopSignal
 from keras_vmoe.trainers.work_progress import WorkProgress
@@ -26,12 +29,14 @@ class Training(NamedTuple):
         gin_file: the file, as `keras-vmoe train` takes it.
         bindings: such as "train.seed=1".
         workdir: its folder; a run that it holds goes on.
+        steps: its length, once that is known; for the progress line.
     """
 
     name: str
     gin_file: str
     bindings: tuple[str, ...]
     workdir: Path
+    steps: int = 0
 
     @property
     def log(self) -> Path:
@@ -51,18 +56,33 @@ class Training(NamedTuple):
         """The held-out accuracy at its end."""
         return MetricsLog(self.workdir / "metrics.jsonl").last("eval")["accuracy"]
 
+    def evaluations(self) -> list[tuple[int, float]]:
+        """The step and the held-out accuracy of each evaluation."""
+        rows = MetricsLog(self.workdir / "metrics.jsonl").rows()
+        return [(row["step"], row["accuracy"]) for row in rows if row["split"] == "eval"]
+
     def step(self) -> int:
         """The last step that it logged."""
         row = MetricsLog(self.workdir / "metrics.jsonl").last("train")
         return row["step"] if row else 0
 
 
-def train_all(trainings: Sequence[Training], steps: int, processes: int) -> None:
+def configure(training: Training) -> TrainConfig:
+    """Reads what a run's gin file and bindings say."""
+    gin_config.parse([training.gin_file], training.bindings)
+    return configurables.train_config()
+
+
+def length(config: TrainConfig, source: data.ImageSource) -> int:
+    """The steps of a run on a dataset."""
+    return config.total_steps(source.train.steps_per_epoch(config.batch_size))
+
+
+def train_all(trainings: Sequence[Training], processes: int) -> None:
     """Trains all runs, a few at a time, and shows how far they are; finished ones cost little.
 
     Args:
         trainings: the runs.
-        steps: length of each, for the progress line.
         processes: how many run side by side, each on one thread.
 
     Raises:
@@ -70,13 +90,13 @@ def train_all(trainings: Sequence[Training], steps: int, processes: int) -> None
             are stopped first; each has saved its state, and goes on when called again.
         StopRequested: after Ctrl-C or SIGTERM, with all runs stopped in the same way.
     """
-    total = float(len(trainings) * steps)
+    total = float(sum(training.steps for training in trainings))
     progress = WorkProgress(total_work=total)
     progress.begin("training", work=total)
     running: dict[Training, subprocess.Popen] = {}
     with StopSignal() as stop:
         try:
-            _run_all(list(trainings), running, steps, processes, progress, stop)
+            _run_all(list(trainings), running, processes, progress, stop)
         finally:
             _stop(running.values())
             progress.clear()
@@ -85,12 +105,11 @@ def train_all(trainings: Sequence[Training], steps: int, processes: int) -> None
 def _run_all(
     waiting: list[Training],
     running: dict[Training, subprocess.Popen],
-    steps: int,
     processes: int,
     progress: WorkProgress,
     stop: StopSignal,
 ) -> None:
-    count, done = len(waiting), 0
+    total, done = sum(training.steps for training in waiting), 0
     while waiting or running:
         stop.check()
         while waiting and len(running) < processes:
@@ -103,10 +122,9 @@ def _run_all(
             del running[training]
             if process.returncode:
                 raise RuntimeError(f"{training.name} failed: {_last_line(training)}")
-            done += 1
+            done += training.steps
             progress.print(f"{training.name}: held-out accuracy {training.accuracy():.2%}")
-        steps_done = done * steps + sum(training.step() for training in running)
-        progress.advance(steps_done / (count * steps))
+        progress.advance((done + sum(training.step() for training in running)) / total)
 
 
 def _start(training: Training) -> subprocess.Popen:

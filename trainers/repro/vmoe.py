@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 
 from keras_vmoe import analysis, data, evaluation, models
-from keras_vmoe.trainers import configurables, gin_config, sweeping
-from keras_vmoe.trainers.repro.paired import Estimate, difference, estimate, verdict
-from keras_vmoe.trainers.repro.training import Training, train_all
+from keras_vmoe.trainers import sweeping
+from keras_vmoe.trainers.repro.claims import Claim, table_lines, to_dicts
+from keras_vmoe.trainers.repro.paired import difference, estimate
+from keras_vmoe.trainers.repro.training import Training, configure, length, train_all
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 DENSE, SPARSE, VANILLA, PRIORITY = "dense", "sparse", "vanilla", "priority"
@@ -22,27 +22,6 @@ SHOTS = (1, 5, 10, 25)
 # What "costs no accuracy" and "keeps its accuracy" allow for.
 MARGIN = 0.003
 LEAST_DENSE_ACCURACY = 0.88
-
-
-class Claim(NamedTuple):
-    """One claim and what was found.
-
-    Attributes:
-        text: the claim.
-        found: the numbers.
-        gain: the paired difference that decides.
-        margin: how far below 0 the difference may lie.
-    """
-
-    text: str
-    found: str
-    gain: Estimate
-    margin: float = 0.0
-
-    @property
-    def verdict(self) -> str:
-        """See `paired.verdict`."""
-        return verdict(self.gain, self.margin)
 
 
 class Measured(NamedTuple):
@@ -104,10 +83,10 @@ def measure(
         RuntimeError: if a run fails.
     """
     runs = trainings(out, seeds, bindings)
-    config = _config(runs[0])  # data and length are the same for all
+    config = configure(runs[0])  # data and length are the same for all
     source = config.dataset()
-    steps = config.total_steps(source.train.steps_per_epoch(config.batch_size))
-    train_all(runs, steps, processes)
+    runs = [run._replace(steps=length(config, source)) for run in runs]
+    train_all(runs, processes)
     by_kind = {kind: runs[i :: len(GIN_FILES)] for i, kind in enumerate(GIN_FILES)}
     trained = {kind: [_model(run) for run in of_kind] for kind, of_kind in by_kind.items()}
     return Measured(
@@ -118,11 +97,6 @@ def measure(
         few_shot=_few_shot(trained, config),
         few_shot_data="digits",
     )
-
-
-def _config(run: Training) -> Any:
-    gin_config.parse([run.gin_file], run.bindings)
-    return configurables.train_config()
 
 
 def _model(run: Training) -> keras.Model:
@@ -255,16 +229,8 @@ def table(found: Measured) -> str:
         "is paired by seed, with its 95% interval",
         f"the dense twin {enough} {LEAST_DENSE_ACCURACY:.0%}: {dense.words()}",
         "",
-        f"{'claim':<86}{'accuracy':<34}{'gain':<18}verdict",
+        *table_lines(claims(found)),
     ]
-    for claim in claims(found):
-        gain = claim.gain
-        width = f" ± {100 * gain.half_width:.2f}" if gain.count > 1 else ""
-        allowed = f" (margin {100 * claim.margin:.1f})" if claim.margin else ""
-        lines.append(
-            f"{claim.text:<86}{claim.found:<34}{f'{100 * gain.mean:+.2f}{width}':<18}"
-            f"{claim.verdict}{allowed}"
-        )
     return "\n".join(lines)
 
 
@@ -283,14 +249,5 @@ def to_dict(found: Measured) -> dict[str, Any]:
             {"model": kind, "shots": shots, "data": found.few_shot_data, "accuracy": values}
             for (kind, shots), values in found.few_shot.items()
         ],
-        "claims": [
-            {
-                "claim": claim.text,
-                "accuracy": claim.found,
-                "gain": claim.gain.mean,
-                "standard_error": None if np.isnan(claim.gain.error) else claim.gain.error,
-                "verdict": claim.verdict,
-            }
-            for claim in claims(found)
-        ],
+        "claims": to_dicts(claims(found)),
     }

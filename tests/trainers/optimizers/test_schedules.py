@@ -71,6 +71,24 @@ def test_a_cooldown_fits_into_a_short_run():
     np.testing.assert_allclose(rates(schedule, (4, 7, 10)), [1.0, 0.5, 0.0], atol=1e-7)
 
 
+def test_a_later_run_goes_on_where_an_earlier_one_stood():
+    options = {"warmup_steps": 10, "timescale": 20}
+    whole = optimizers.rsqrt(1.0, 100, **options, cooldown_steps=30)
+    later = optimizers.rsqrt(1.0, 60, **options, cooldown_steps=30, first_step=40)
+    np.testing.assert_allclose(
+        rates(later, range(62)), rates(whole, range(40, 102)), rtol=1e-6, atol=1e-7
+    )
+    # By hand: 30 steps after the warm-up, 1 / sqrt(1 + 30 / 20).
+    assert rates(later, (0,)) == pytest.approx([2.5**-0.5])
+
+
+def test_a_later_run_ends_a_warmup_that_an_earlier_one_began():
+    later = optimizers.rsqrt(1.0, 20, warmup_steps=10, timescale=5, cooldown_steps=50, first_step=8)
+    found = rates(later, (0, 1, 2, 11, 20))
+    assert found == pytest.approx([0.8, 0.9, 1.0, 0.5, 0.0], abs=1e-7)
+    assert later.get_config()["cooldown_steps"] == 18
+
+
 @pytest.mark.parametrize("make", ALL)
 def test_a_schedule_comes_back_from_its_config(make):
     schedule = make(0.5, 50, warmup_steps=5)
@@ -99,6 +117,8 @@ def test_rsqrt_refuses_a_timescale_of_nothing():
         optimizers.rsqrt(1.0, 10, timescale=0)
     with pytest.raises(ValueError, match="cooldown_steps=-1"):
         optimizers.rsqrt(1.0, 10, cooldown_steps=-1)
+    with pytest.raises(ValueError, match="first_step=-1 must not be negative"):
+        optimizers.rsqrt(1.0, 10, first_step=-1)
 
 
 def test_a_run_is_counted_in_updates():

@@ -111,9 +111,11 @@ def test_the_table_owns_up_to_a_claim_that_fails():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one paper of: vmoe"),
-        (["mixer"], "name one paper of: vmoe"),
+        ([], "name one paper of: vmoe, upcycling"),
+        (["mixer"], "name one paper of: vmoe, upcycling"),
         (["vmoe", "--seeds=0"], "seeds"),
+        (["vmoe", "--extra=0.5"], "--extra=0.5"),
+        (["upcycling", "--extra=0"], "--extra=0.0 is a share above 0"),
     ],
 )
 def test_wrong_words_are_one_line(arguments, message, capsys):
