@@ -12,7 +12,7 @@ import numpy as np
 from keras_vmoe.checkpoints.errors import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
-_BLOCK = re.compile(r"Encoder/encoderblock_(\d+)/")
+_BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9][0-9]{0,4})/")
 _POSITIONS = "Encoder/posembed_input/pos_embedding"
 
 
@@ -61,16 +61,60 @@ def infer_arguments(arrays: Mapping[str, Any]) -> dict[str, Any]:
     }
     hidden = [f"{block}Moe/Mlp/Dense_0/kernel" for block in blocks]
     sparse = tuple(i for i, name in enumerate(hidden) if name in shapes)
-    if not sparse:
-        return {**found, "mlp_dim": _shape(shapes, f"{blocks[0]}Mlp/Dense_0/kernel", 2)[1]}
-    experts, _, mlp_dim = _shape(shapes, hidden[sparse[0]], 3)
-    return {
-        **found,
-        "mlp_dim": mlp_dim,
-        "placement": sparse,
-        "num_experts": experts,
-        **_router(shapes, f"{blocks[sparse[0]]}Moe/Router/"),
-    }
+    if sparse:
+        experts, _, mlp_dim = _shape(shapes, hidden[sparse[0]], 3)
+        router = _router(shapes, f"{blocks[sparse[0]]}Moe/Router/")
+        found |= {"mlp_dim": mlp_dim, "placement": sparse, "num_experts": experts, **router}
+    else:
+        found["mlp_dim"] = _shape(shapes, f"{blocks[0]}Mlp/Dense_0/kernel", 2)[1]
+    _require_kernels(shapes, found)
+    return found
+
+
+def _require_kernels(shapes: Shapes, found: dict[str, Any]) -> None:
+    """The large arrays have the shapes that the arguments give them.
+
+    So a model that is built of the arguments is as large as its arrays, and no larger: a few small
+    arrays cannot ask for more memory than their file has.
+    """
+    wrong = [
+        f"{name} is {shapes[name]}, beside the others it must be {wanted}"
+        for name, wanted in _kernels(found).items()
+        if name in shapes and shapes[name] != wanted
+    ]
+    missing = [f"missing: {name}" for name in _kernels(found) if name not in shapes]
+    if wrong or missing:
+        raise CheckpointError(
+            "the arrays do not fit one another:\n  " + "\n  ".join(sorted(wrong + missing))
+        )
+
+
+def _kernels(found: dict[str, Any]) -> Shapes:
+    """The shapes of a model's kernels by name, but for patches, positions and head."""
+    d, h, m = found["width"], found["num_heads"], found["mlp_dim"]
+    head = d // h
+    e, members = found.get("num_experts"), found.get("num_members")
+    kernels: Shapes = {}
+    for i in range(found["num_layers"]):
+        block = f"Encoder/encoderblock_{i}/"
+        kernels |= dict.fromkeys(
+            (f"{block}SelfAttention/{name}/kernel" for name in ("query", "key", "value")),
+            (d, h, head),
+        )
+        kernels[f"{block}SelfAttention/out/kernel"] = (h, head, d)
+        if i not in found.get("placement", ()):
+            kernels |= {f"{block}Mlp/Dense_0/kernel": (d, m), f"{block}Mlp/Dense_1/kernel": (m, d)}
+            continue
+        kernels[f"{block}Moe/Mlp/Dense_0/kernel"] = (e, d, m)
+        kernels[f"{block}Moe/Mlp/Dense_1/kernel"] = (e, m, d)
+        if found.get("router") == "soft":
+            kernels[f"{block}Moe/Router/mu"] = (d, e, found["num_slots"])
+        else:
+            router = (d, e) if members is None else (d, members, e // members)
+            kernels[f"{block}Moe/Router/dense/kernel"] = router
+    if found["pooling"] == "map":
+        kernels |= {"MapHead/Mlp/Dense_0/kernel": (d, m), "MapHead/Mlp/Dense_1/kernel": (m, d)}
+    return kernels
 
 
 def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:

@@ -82,6 +82,8 @@ def read_hub_model(model: keras.Model) -> HubModel:
     positions = "Encoder/posembed_input/pos_embedding"
     arrays[positions] = keras.ops.convert_to_numpy(arrays[positions])[None]
     size = tuple(backbone.image_shape[:2])
+    # KerasHub's "token" is the first token, be it of a patch.
+    first = {"pooling": "first"} if pooling == "token" and not backbone.use_class_token else {}
     return HubModel(
         arrays,
         {
@@ -91,6 +93,7 @@ def read_hub_model(model: keras.Model) -> HubModel:
             "layer_norm_epsilon": backbone.layer_norm_epsilon,
             "dropout_rate": backbone.dropout_rate,
             "attention_dropout_rate": backbone.attention_dropout,
+            **first,
         },
     )
 

@@ -43,6 +43,7 @@ class Packed:
 
     Args:
         buffer: the bytes; a memory map will do.
+        offset: where the buffer begins in its file.
 
     Attributes:
         position: of the next object, in bytes from the buffer's beginning.
@@ -55,9 +56,14 @@ class Packed:
     (2, 7, 'id')
     """
 
-    def __init__(self, buffer: bytes | memoryview) -> None:
+    def __init__(self, buffer: bytes | memoryview, offset: int = 0) -> None:
         self.buffer = memoryview(buffer)
+        self.offset = offset
         self.position = 0
+
+    def begin_of(self, view: memoryview) -> int:
+        """Where in the file a view begins that was just taken."""
+        return self.offset + self.position - len(view)
 
     @property
     def remaining(self) -> int:

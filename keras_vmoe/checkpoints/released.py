@@ -15,7 +15,7 @@ from keras_vmoe.checkpoints.errors import CheckpointError
 from keras_vmoe.checkpoints.hub import is_hub_preset, load_hub_model, read_hub_model
 from keras_vmoe.checkpoints.sources import open_arrays
 from keras_vmoe.checkpoints.transfer import Transfer, transfer
-from keras_vmoe.checkpoints.vmoe_files import Progress
+from keras_vmoe.checkpoints.vmoe_files import Progress, VMoECheckpoint
 from keras_vmoe.models.base import argument_names
 from keras_vmoe.ops.validation import require
 
@@ -30,7 +30,7 @@ RELEASED: dict[str, dict[str, float]] = {
     "vmoe_b16_imagenet21k_randaug_strong": {"capacity_factor": 1.05},
     "vmoe_b16_imagenet21k_randaug_strong_ft_ilsvrc2012": _FINE_TUNED,
     "eee_s32_last2_ilsvrc2012": {"capacity_factor": 1.05},
-    "eee_s32_last2_ilsvrc2012_ft_cifar100": _FINE_TUNED,
+    "eee_s32_last2_ilsvrc2012_ft_cifar100": {**_FINE_TUNED, "images_per_group": 128},
 }
 #: As the file has it.
 STORED = "stored"
@@ -78,15 +78,17 @@ def load_model(
         num_selected: choices per token (k); `None` is 2, and 1 in an ensemble.
         capacity_factor: slots per assignment; `None` is that of the released config of this file
             name (1.05, or 1.5 after fine-tuning), else 1.05.
-        eval_capacity_factor: the same when not training; `None` as before (4.0 for S/32 from
-            scratch), else `capacity_factor`.
+        eval_capacity_factor: the same when not training; `None` is that of the released config of
+            this file name (4.0 for S/32 from scratch), else `capacity_factor`.
         batch_priority: Batch Prioritized Routing; the released configs have it off.
-        images_per_group: images routed together; `None` is 8.
+        images_per_group: images routed together; `None` is 8 (128 for E3 on CIFAR-100).
         fresh: regular expressions; variables whose path begins with one keep initial values.
         progress: as of `VMoECheckpoint`.
-        **overrides: any other argument of `ViT` or `VMoE`, such as `dtype="mixed_bfloat16"`,
-            `representation_size=None` (leaves `pre_logits` out) or `dispatch_dtype="bfloat16"`
-            (rounds tokens on their way to experts, as the reference does on TPU).
+        **overrides: `router="expert_choice"` where the file is of such a model, which arrays do not
+            tell from top-k; any other argument of `ViT` or `VMoE`, such as
+            `dtype="mixed_bfloat16"`, `representation_size=None` (leaves `pre_logits` out) or
+            `dispatch_dtype="bfloat16"` (rounds tokens on their way to experts, as the reference
+            does on TPU).
 
     Returns:
         A `ViT`, `VMoE` or `EfficientEnsemble` that takes images in [-1, 1].
@@ -157,14 +159,26 @@ def load(
     arguments = _arguments(stored, given, Path(place).name.removesuffix(".index"))
     model = _model_class(arguments)(**arguments)
     made_anew = [*fresh]
+    size, patch = stored.get("image_size"), stored["patch_size"]
+    grid = None
+    if size is not None:
+        sides = zip(_pair(size), _pair(patch), strict=True)
+        grid = tuple(side // length for side, length in sides)
     if arguments["num_classes"] != stored["num_classes"]:
         made_anew.append("head/")
     if arguments.get("representation_size") != stored["representation_size"]:
         made_anew += ["pre_logits/", "head/"]
     try:
-        return Loaded(model, transfer(model, arrays, made_anew, strict))
+        return Loaded(model, transfer(model, arrays, made_anew, strict, grid))
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None
+    finally:
+        if isinstance(arrays, VMoECheckpoint):
+            arrays.end_progress()
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _open(source: Any, progress: bool | Progress) -> tuple[str, Mapping[str, Any], dict[str, Any]]:
@@ -199,11 +213,9 @@ def _arguments(stored: dict[str, Any], given: Mapping[str, Any], name: str) -> d
     optional = ("num_selected", "capacity_factor", "eval_capacity_factor", "images_per_group")
     given = {n: v for n, v in given.items() if v is not None or n not in optional}
     arguments = dict(stored)
-    if "placement" in stored:
+    if "placement" in stored and arguments.get("router", given.get("router")) in (None, "top_k"):
         arguments |= {"num_selected": 1 if "num_members" in stored else 2, "batch_priority": False}
-        # A factor that is given is not one of the config's pair.
-        config = RELEASED.get(name, {"capacity_factor": 1.05})
-        arguments |= {} if "capacity_factor" in given else config
+        arguments |= RELEASED.get(name, {"capacity_factor": 1.05})
     elif not given.get("batch_priority"):
         given.pop("batch_priority", None)
     cls = _model_class(stored)

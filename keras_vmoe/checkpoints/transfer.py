@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ def transfer(
     source: keras.Model | Mapping[str, Any],
     fresh: Sequence[str] = FRESH,
     strict: bool = True,
+    grid: tuple[int, int] | None = None,
 ) -> Transfer:
     """Fills a model with the weights of another one, as fine-tuning begins. All or nothing.
 
@@ -65,6 +67,8 @@ def transfer(
         fresh: regular expressions; a variable whose path begins with one of them keeps its initial
             value, and the source's is left out. By default the head and `pre_logits`.
         strict: whether other names that only one side has are an error.
+        grid: rows and columns of patches that the source's positions are of, where it is arrays;
+            `None`: as many rows as columns.
 
     Returns:
         The names that were copied, resized, left as they were and left out.
@@ -104,7 +108,7 @@ def transfer(
         # Read when it is assigned: a large source comes array by array from its files.
         array, shape = arrays[name], tuple(variable.shape)
         if np.shape(array) != shape and variable.path in positions:
-            array = _resized(np.asarray(array), positions[variable.path], source)
+            array = _resized(np.asarray(array), positions[variable.path], source, grid)
             resized.append(name)
         if np.shape(array) == routers.get(variable.path):
             array = np.asarray(array).reshape(shape)
@@ -171,18 +175,23 @@ def _resized(
     array: np.ndarray,
     layer: layers.PositionEmbedding,
     source: keras.Model | Mapping[str, Any],
+    grid: tuple[int, int] | None,
 ) -> np.ndarray:
     """The embedding on the layer's grid, with the layer's own prefix where the source has none."""
     tokens, prefix = array.shape[1], layer.num_prefix_tokens
-    grid = None
     if isinstance(source, keras.Model):
         for other in _positions(source).values():
             their_prefix, grid = other.num_prefix_tokens, other.built_grid
+    elif any(name.removeprefix("params/") in _CLASS_TOKEN for name in source):
+        their_prefix = 1
+    elif any(name.removeprefix("params/") == "embedding/kernel" for name in source):
+        their_prefix = 0  # a whole model, which has no class token
+    else:
+        their_prefix = tokens - math.isqrt(tokens) ** 2
     if grid is None:
-        # Of a square of patches, with a class token or without.
-        side = int(tokens**0.5)
-        their_prefix, grid = tokens - side * side, (side, side)
-    if their_prefix not in (0, 1, prefix):
+        side = math.isqrt(tokens - their_prefix)
+        grid = (side, side)
+    if their_prefix + math.prod(grid) != tokens or their_prefix not in (0, 1, prefix):
         return array
     resized = layers.resize_position_embedding(array, grid, layer.built_grid, their_prefix)
     own = keras.ops.convert_to_numpy(layer.embedding)[:, :prefix]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def upcycle(
 
     All that the dense model has is copied; each expert of a sparse block starts as that block's
     MLP; routers alone are new. As a token's weights are divided by their sum, the sparse model
-    computes what the dense one did, but for tokens that no expert takes.
+    computes what the dense one did where every choice finds room.
 
     Args:
         dense_model: a `ViT`, or a `Classifier` of one.
@@ -110,6 +111,7 @@ def upcycle_into(
 
     Returns:
         What was copied, resized, left as it was and left out, by the sparse model's names.
+        Warns where a router does not renormalise its gates: the function is not kept then.
 
     Raises:
         ValueError: a model without sparse blocks, a source with some, or one that does not fit.
@@ -137,6 +139,14 @@ def upcycle_into(
         "source must be dense; sparse upcycling makes experts of its MLPs. It holds "
         f"{', '.join(map(repr, sparse_ones[:2]))}, ...",
     )
+    for layer in models.moe_layers(model):
+        if not getattr(layer.router, "renormalise_gates", False):
+            warnings.warn(
+                f"{layer.name} does not divide a token's weights by their sum, so the sparse model "
+                "begins as another function than the dense one; set renormalise_gates=True",
+                stacklevel=2,
+            )
+            break
     variables = reference_variables(model)
     tiled = dict(_tiled(name, array, variables, noise) for name, array in arrays.items())
     done = transfer(model, tiled, (_ROUTER, *fresh))

@@ -62,8 +62,9 @@ def save_vit_npz(model: keras.Model, path: str | os.PathLike[str], overwrite: bo
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        ValueError: a model with sparse blocks or attention pooling, which that format does not
-            know, or a file that is there already.
+        ValueError: a model with sparse blocks, or anything else that the format does not hold
+            (another activation than the reference's GELU, another epsilon, positions that are not
+            learned, ...), or a file that is there already.
 
     Example:
 
@@ -82,14 +83,31 @@ def save_vit_npz(model: keras.Model, path: str | os.PathLike[str], overwrite: bo
         not any("/Moe/" in name for name in variables),
         f"model {model.name!r} has sparse blocks; write it with save_vmoe",
     )
-    require(
-        not any(name.startswith("MapHead/") for name in variables),
-        f"model {model.name!r} has attention pooling, which the format does not know",
-    )
+    _require_plain(model)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.npz")
     try:
-        arrays = {vit_name(n): keras.ops.convert_to_numpy(v) for n, v in variables.items()}
+        arrays = {
+            vit_name(name): keras.ops.convert_to_numpy(variable).astype("float32")
+            for name, variable in variables.items()
+        }
         np.savez(temporary, **arrays)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _require_plain(model: keras.Model) -> None:
+    """Refuses what a reader of the file would not know of."""
+    config = model.get_config()
+    for name, known in (
+        ("pooling", ("token", "gap")),
+        ("activation", ("gelu_tanh",)),
+        ("layer_norm_epsilon", (1e-6,)),
+        ("qk_norm", (False,)),
+        ("position_embedding", ("learned",)),
+    ):
+        require(
+            config.get(name) in known,
+            f"{name} must be {' or '.join(map(repr, known))}, which readers of the format take for "
+            f"granted. Received: {name}={config.get(name)!r} of model {model.name!r}",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
@@ -29,11 +30,22 @@ from keras_vmoe.checkpoints.vmoe_index import (
 MAGIC = "__msgpack_array_chunk_a87ca2__"
 Progress = Callable[[int, int], None]
 _SHOWN_FROM = 64 * 2**20
+# More than the index of any model (30 MB of a thousand arrays on 512 devices): what is made of an
+# index takes some 25 times its bytes.
+_MAX_INDEX = 64 * 2**20
 
 
 def data_file(prefix: str | os.PathLike[str], shard: int, shard_count: int) -> Path:
     """The name of a data file."""
     return Path(f"{os.fspath(prefix)}.data-{shard:05d}-of-{shard_count:05d}")
+
+
+class _Piece(NamedTuple):
+    """Where values lie: some of a part of an array, in a row."""
+
+    path: Path
+    offset: int
+    length: int
 
 
 class StoredArray:
@@ -48,7 +60,7 @@ class StoredArray:
     def __init__(
         self,
         entry: Entry,
-        stored: Mapping[Part, list[memoryview]],
+        stored: Mapping[Part, list[_Piece]],
         when_read: Callable[[int], None],
     ) -> None:
         self.name, self.shape = entry.name, entry.shape
@@ -57,16 +69,16 @@ class StoredArray:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = np.empty(self.shape, self.dtype)
-        for part, views in self._stored.items():
+        for part, pieces in self._stored.items():
             box = tuple(slice(a, b) for a, b in zip(part.start, part.stop, strict=True))
             target = array[(*box, ...)]
             in_place = target.flags.c_contiguous
             flat = target.reshape(-1) if in_place else np.empty(target.size, self.dtype)
-            begin = 0
-            for view in views:
-                values = _values(view, self._entry.dtype)
-                flat[begin : begin + values.size] = values
-                begin += values.size
+            begin, size = 0, ITEM_SIZES[self._entry.dtype]
+            for piece in pieces:
+                count = piece.length // size
+                _read_values(piece, self._entry.dtype, flat[begin : begin + count])
+                begin += count
             if not in_place:
                 target[...] = flat.reshape(part.shape)
         self._when_read(self._entry.size)
@@ -76,18 +88,22 @@ class StoredArray:
         return f"StoredArray({self.name!r}, shape={self.shape}, dtype={self.dtype})"
 
 
-def _values(view: memoryview, dtype: str) -> np.ndarray:
-    """A view of a file as numbers."""
-    if dtype == "bfloat16":  # the upper half of a float32
-        return (np.frombuffer(view, "<u2").astype("uint32") << 16).view("float32")
-    return np.frombuffer(view, np.dtype(dtype).newbyteorder("<"))
-
-
-class _Shard(NamedTuple):
-    """A data file: its map, and where the parts of arrays lie in it."""
-
-    file: mmap.mmap
-    parts: dict[tuple[int, Part], list[memoryview]]
+def _read_values(piece: _Piece, dtype: str, into: np.ndarray) -> None:
+    """Reads values from a file to where they belong."""
+    is_half = dtype == "bfloat16"
+    values = np.empty(into.size, "uint16") if is_half else into
+    with piece.path.open("rb") as file:
+        file.seek(piece.offset)
+        read = file.readinto(values.view("uint8")) if piece.length else 0
+    if read != piece.length:
+        raise CheckpointError(
+            f"{piece.path}: it was cut off after it was opened; {piece.length} bytes are needed "
+            f"from byte {piece.offset} on, {read} are there"
+        )
+    if sys.byteorder == "big":
+        values.byteswap(inplace=True)
+    if is_half:  # the upper half of a float32
+        into[:] = (values.astype("uint32") << 16).view("float32")
 
 
 class VMoECheckpoint(Mapping[str, StoredArray]):
@@ -140,11 +156,9 @@ class VMoECheckpoint(Mapping[str, StoredArray]):
             raise CheckpointError(
                 f"{path}: its arrays need {needed:,} bytes, the data files have {there:,}"
             )
-        self._shards = [
-            _of_file(file, lambda i=i, file=file: _open_shard(file, i, index.entries))
-            for i, file in enumerate(files)
-        ]
-        stored = {key: views for shard in self._shards for key, views in shard.parts.items()}
+        stored: dict[tuple[int, Part], list[_Piece]] = {}
+        for i, file in enumerate(files):
+            stored |= _of_file(file, lambda i=i, file=file: _open_shard(file, i, index.entries))
         self._arrays = {
             entry.name: StoredArray(entry, {p: stored[i, p] for p in entry.parts}, self._count)
             for i, entry in enumerate(index.entries)
@@ -165,17 +179,18 @@ class VMoECheckpoint(Mapping[str, StoredArray]):
         self._read += size
         if self._progress is not None:
             self._progress(min(self._read, self.nbytes), self.nbytes)
-        # Pages that were read count as this process' memory while they are mapped.
-        if hasattr(mmap, "MADV_DONTNEED"):
-            for shard in self._shards:
-                shard.file.madvise(mmap.MADV_DONTNEED)
+
+    def end_progress(self) -> None:
+        """Ends the line of progress where not all arrays were wanted."""
+        if isinstance(self._progress, _Line):
+            self._progress.end()
 
 
 class _Line:
     """How far reading is, on standard error: drawn over on a terminal, else every tenth."""
 
     def __init__(self, prefix: str | os.PathLike[str]) -> None:
-        self._name, self._tenth = Path(prefix).name, 0
+        self._name, self._tenth, self._open = Path(prefix).name, 0, False
 
     def __call__(self, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
@@ -184,8 +199,17 @@ class _Line:
             return
         self._tenth = tenth
         text = f"{self._name}: {done / 2**20:,.0f} of {total / 2**20:,.0f} MiB read"
-        end = "\n" if not terminal or done == total else ""
-        print(f"\r{text}" if terminal else text, end=end, file=sys.stderr, flush=True)
+        self._open = terminal
+        print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr)
+        sys.stderr.flush()
+        if done == total:
+            self.end()
+
+    def end(self) -> None:
+        """Leaves the line."""
+        if self._open:
+            print(file=sys.stderr, flush=True)
+        self._open = False
 
 
 def load_vmoe(
@@ -193,7 +217,7 @@ def load_vmoe(
 ) -> dict[str, np.ndarray]:
     """Reads a checkpoint in the format of the released V-MoE models.
 
-    Needs NumPy alone, and memory for the arrays and no more than one data file beside them.
+    Needs NumPy alone, and memory for the arrays and little beside them.
     Nothing in the files is run or unpickled. `VMoECheckpoint` reads array by array instead.
 
     Args:
@@ -229,18 +253,22 @@ def _of_file(path: Path, read: Callable[[], Any]) -> Any:
 
 
 def _bytes(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_INDEX:
+        raise Malformed(f"no index has {path.stat().st_size:,} bytes")
     with path.open("rb") as file:
         return file.read()
 
 
-def _open_shard(path: Path, shard: int, entries: tuple[Entry, ...]) -> _Shard:
-    """Maps a data file and finds every part that the index says is in it, and no other."""
+def _open_shard(
+    path: Path, shard: int, entries: tuple[Entry, ...]
+) -> dict[tuple[int, Part], list[_Piece]]:
+    """Finds every part that the index says is in a data file, and no other."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise Malformed("it is empty")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     missing = {(i, p) for i, entry in enumerate(entries) for p in entry.parts if p.shard == shard}
-    found: dict[tuple[int, Part], list[memoryview]] = {}
+    found: dict[tuple[int, Part], list[_Piece]] = {}
     packed, magic, leaves = Packed(memoryview(mapped)), False, set()
     for _ in range(packed.map()):
         key = packed.text()
@@ -249,14 +277,14 @@ def _open_shard(path: Path, shard: int, entries: tuple[Entry, ...]) -> _Shard:
             continue
         number = int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
         if not 0 <= number < len(entries) or key != str(number) or number in leaves:
-            raise Malformed(f"{key!r} is not the number of an array, or is there twice")
+            raise Malformed(f"{key[:80]!r} is not the number of an array, or is there twice")
         leaves.add(number)
         try:
-            for part, views in _parts(packed, entries[number], shard):
+            for part, pieces in _parts(packed, entries[number], shard, path):
                 if (number, part) not in missing:
                     raise Malformed("it holds a part that the index does not know there, or twice")
                 missing.remove((number, part))
-                found[number, part] = views
+                found[number, part] = pieces
         except Malformed as error:
             raise Malformed(f"array {entries[number].name!r}: {error}") from None
     packed.end()
@@ -267,30 +295,34 @@ def _open_shard(path: Path, shard: int, entries: tuple[Entry, ...]) -> _Shard:
         raise Malformed(
             f"array {entries[number].name!r}: the part {part.start} to {part.stop} is missing"
         )
-    return _Shard(mapped, found)
+    return found
 
 
-def _parts(packed: Packed, entry: Entry, shard: int) -> Iterator[tuple[Part, list[memoryview]]]:
-    """The parts of an array at the cursor, with views of their values, piece by piece."""
+def _parts(
+    packed: Packed, entry: Entry, shard: int, path: Path
+) -> Iterator[tuple[Part, list[_Piece]]]:
+    """The parts of an array at the cursor, and where their values lie, piece by piece."""
     for _ in range(packed.array()):
         packed.array(2)
-        views = [_piece(packed.extension(ARRAY), entry.dtype) for _ in range(packed.array())]
+        pieces = []
+        for _ in range(packed.array()):
+            view = packed.extension(ARRAY)
+            pieces.append(_piece(Packed(view, packed.begin_of(view)), entry.dtype, path))
         part = Part(*parse_box(packed.extension(BOX), entry.shape), shard)
-        held = sum(len(view) for view in views)
-        needed = int(np.prod(part.shape, dtype=object)) * ITEM_SIZES[entry.dtype]
+        held = sum(piece.length for piece in pieces)
+        needed = math.prod(part.shape) * ITEM_SIZES[entry.dtype]
         if held != needed:
             raise Malformed(f"a part of shape {part.shape} needs {needed} bytes, {held} are there")
-        yield part, views
+        yield part, pieces
 
 
-def _piece(view: memoryview, dtype: str) -> memoryview:
-    packed = Packed(view)
+def _piece(packed: Packed, dtype: str, path: Path) -> _Piece:
     packed.array(3)
     shape, found, values = parse_shape(packed), parse_dtype(packed), packed.bytes()
     packed.end()
     if found != dtype:
         raise Malformed(f"its values are {found}, the index says {dtype}")
-    needed = int(np.prod(shape, dtype=object)) * ITEM_SIZES[dtype]
+    needed = math.prod(shape) * ITEM_SIZES[dtype]
     if len(values) != needed:
         raise Malformed(f"a piece of shape {shape} needs {needed} bytes, {len(values)} are there")
-    return values
+    return _Piece(path, packed.begin_of(values), len(values))

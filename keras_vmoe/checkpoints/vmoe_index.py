@@ -23,6 +23,8 @@ ITEM_SIZES = {
     "float64": 8,
 }
 _MAX_RANK, _MAX_DEPTH, _MAX_SHARDS = 16, 64, 99_999
+# More values than NumPy can count, were there no axis of length 0.
+_MAX_VALUES = 2**60
 
 
 class Part(NamedTuple):
@@ -91,7 +93,7 @@ def parse_index(buffer: bytes) -> Index:
     for _ in range(packed.map()):
         key = packed.text()
         if key in top or key not in ("shard_count", "index", "version"):
-            raise Malformed(f"no index has the key {key!r} here")
+            raise Malformed(f"no index has the key {key[:80]!r} here")
         top[key] = {"shard_count": packed.integer, "version": packed.text}.get(
             key, lambda: list(_walk(packed, ()))
         )()
@@ -99,7 +101,9 @@ def parse_index(buffer: bytes) -> Index:
     if not {"shard_count", "index"} <= top.keys():
         raise Malformed("it is not the index of a checkpoint: shard_count or index is missing")
     if top.get("version") not in VERSIONS:
-        raise Malformed(f"version {top['version']!r} is not known, only {VERSIONS[1]!r} and none")
+        raise Malformed(
+            f"version {top['version'][:80]!r} is not known, only {VERSIONS[1]!r} and none"
+        )
     shard_count = top["shard_count"]
     if not 1 <= shard_count <= _MAX_SHARDS:
         raise Malformed(f"shard_count must be from 1 to {_MAX_SHARDS}, it is {shard_count}")
@@ -123,11 +127,16 @@ def _walk(packed: Packed, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
     for _ in range(packed.map()):
         key = packed.text()
         if key in keys:
-            raise Malformed(f"the name {'/'.join((*path, key))!r} is there twice")
-        if key in ("", ".", "..") or not key.isprintable() or set(key) & set("/\\"):
-            raise Malformed(f"{key!r} cannot be part of an array's name")
+            raise Malformed(f"the name {'/'.join((*path, key))[-200:]!r} is there twice")
+        if not is_key(key):
+            raise Malformed(f"{key[:80]!r} cannot be part of an array's name")
         keys.add(key)
         yield from _walk(packed, (*path, key))
+
+
+def is_key(word: str) -> bool:
+    """Whether a word may be a level of an array's name, which slashes join."""
+    return word not in ("", ".", "..") and word.isprintable() and not set(word) & set("/\\")
 
 
 def _entry(path: tuple[str, ...], view: memoryview) -> Entry:
@@ -144,7 +153,7 @@ def _entry(path: tuple[str, ...], view: memoryview) -> Entry:
         parts = tuple(Part(*box, shard) for box, shard in zip(boxes, shards, strict=True))
         _require_tiling(shape, parts)
     except Malformed as error:
-        raise Malformed(f"array {name!r}: {error}") from None
+        raise Malformed(f"array {name[-200:]!r}: {error}") from None
     return Entry(name, shape, dtype, parts)
 
 
@@ -164,14 +173,17 @@ def parse_shape(packed: Packed) -> tuple[int, ...]:
     rank = packed.array()
     if rank > _MAX_RANK:
         raise Malformed(f"an array of {rank} axes; at most {_MAX_RANK} are taken")
-    return tuple(packed.integer() for _ in range(rank))
+    shape = tuple(packed.integer() for _ in range(rank))
+    if math.prod(max(length, 1) for length in shape) > _MAX_VALUES:
+        raise Malformed(f"no array has the shape {shape}")
+    return shape
 
 
 def parse_dtype(packed: Packed) -> str:
     """The name of a type of values at the cursor."""
     dtype = packed.text()
     if dtype not in ITEM_SIZES:
-        raise Malformed(f"the type of values {dtype!r} is not known")
+        raise Malformed(f"the type of values {dtype[:80]!r} is not known")
     return dtype
 
 

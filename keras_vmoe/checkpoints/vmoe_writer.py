@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from keras_vmoe.checkpoints.vmoe_files import MAGIC, data_file
-from keras_vmoe.checkpoints.vmoe_index import ARRAY, BOX, ITEM_SIZES, PLACES, VERSIONS, Part
+from keras_vmoe.checkpoints.vmoe_index import ARRAY, BOX, ITEM_SIZES, PLACES, VERSIONS, Part, is_key
 from keras_vmoe.ops.validation import require, require_positive_int
 
 # The reference cuts what it packs at once into pieces, which MessagePack's lengths need.
@@ -46,19 +47,39 @@ def save_vmoe(
     >>> sorted(p.name for p in __import__("pathlib").Path(prefix).parent.iterdir())
     ['tiny.data-00000-of-00002', 'tiny.data-00001-of-00002', 'tiny.index']
     """
-    import msgpack
-
     require_positive_int("shard_count", shard_count)
-    index_path = Path(f"{os.fspath(prefix)}.index")
+    prefix = Path(prefix)
+    index_path = prefix.with_name(f"{prefix.name}.index")
+    there = [path for path in (index_path, *_data_files(prefix)) if path.exists()]
     require(
-        overwrite or not index_path.exists(),
-        f"{index_path} exists; give another prefix, or overwrite=True",
+        overwrite or not there,
+        f"{there[0] if there else ''} exists; give another prefix, or overwrite=True",
     )
     names = _in_order(arrays)
     parts = [_divide(tuple(np.shape(arrays[name])), shard_count, i) for i, name in enumerate(names)]
-    for shard in range(shard_count):
-        with _replacing(data_file(prefix, shard, shard_count)) as file:
+    targets = [data_file(prefix, shard, shard_count) for shard in range(shard_count)]
+    # All is written aside before any file takes its name; the index, entered first, does so last.
+    # Without one, files of which some are new cannot be taken for a checkpoint.
+    with contextlib.ExitStack() as drafts:
+        file = drafts.enter_context(_draft(index_path))
+        file.write(_msgpack().packb(_index(names, arrays, parts, shard_count)))
+        for shard, target in enumerate(targets):
+            file = drafts.enter_context(_draft(target))
             _write_shard(file, shard, [arrays[name] for name in names], parts)
+        index_path.unlink(missing_ok=True)
+    for path in set(there) - {index_path, *targets}:
+        path.unlink()
+
+
+def _data_files(prefix: Path) -> list[Path]:
+    """The data files of a checkpoint, of any number of shards."""
+    pattern = re.compile(re.escape(prefix.name) + r"\.data-\d{5}-of-\d{5}")
+    return [path for path in prefix.parent.iterdir() if pattern.fullmatch(path.name)]
+
+
+def _index(
+    names: list[str], arrays: Mapping[str, Any], parts: list[list[Part]], shard_count: int
+) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, boxes in zip(names, parts, strict=True):
         *path, leaf = name.split("/")
@@ -66,9 +87,17 @@ def save_vmoe(
         for key in path:
             branch = branch.setdefault(key, {})
         branch[leaf] = _places(arrays[name], boxes)
-    index = {"shard_count": shard_count, "index": tree, "version": VERSIONS[1]}
-    with _replacing(index_path) as file:
-        file.write(msgpack.packb(index))
+    return {"shard_count": shard_count, "index": tree, "version": VERSIONS[1]}
+
+
+def _msgpack() -> Any:
+    try:
+        import msgpack
+    except ImportError as error:
+        raise ImportError(
+            "writing a checkpoint needs msgpack: pip install 'keras-vmoe[train]'"
+        ) from error
+    return msgpack
 
 
 def _in_order(arrays: Mapping[str, Any]) -> list[str]:
@@ -77,7 +106,7 @@ def _in_order(arrays: Mapping[str, Any]) -> list[str]:
     paths = sorted(name.split("/") for name in arrays)
     for path in paths:
         require(
-            all(key not in ("", ".", "..") and "\\" not in key for key in path),
+            all(map(is_key, path)),
             f"names must be words joined by slashes. Received: {'/'.join(path)!r}",
         )
     for path, other in itertools.pairwise(paths):
@@ -102,7 +131,7 @@ def _dtype(array: Any) -> str:
 def _divide(shape: tuple[int, ...], shard_count: int, number: int) -> list[Part]:
     """Boxes of an array along its longest axis, one a shard; one box where that is too short."""
     axis = max(range(len(shape)), key=lambda i: shape[i], default=None)
-    if axis is None or shape[axis] < shard_count:
+    if axis is None or shape[axis] < shard_count or 0 in shape:
         return [Part((0,) * len(shape), shape, number % shard_count)]
     edges = [shape[axis] * i // shard_count for i in range(shard_count + 1)]
     parts = []
@@ -114,8 +143,7 @@ def _divide(shape: tuple[int, ...], shard_count: int, number: int) -> list[Part]
 
 
 def _write_shard(file: BinaryIO, shard: int, arrays: list[Any], parts: list[list[Part]]) -> None:
-    import msgpack
-
+    msgpack = _msgpack()
     packer = msgpack.Packer()
     here = {
         i: own for i, boxes in enumerate(parts) if (own := [p for p in boxes if p.shard == shard])
@@ -138,8 +166,7 @@ def _write_shard(file: BinaryIO, shard: int, arrays: list[Any], parts: list[list
 
 
 def _places(array: Any, parts: list[Part]) -> Any:
-    import msgpack
-
+    msgpack = _msgpack()
     shape = tuple(np.shape(array))
     described = msgpack.packb((shape, _dtype(array), False, {}))
     boxes = [_box(part, shape) for part in parts]
@@ -148,15 +175,14 @@ def _places(array: Any, parts: list[Part]) -> Any:
 
 
 def _box(part: Part, shape: tuple[int, ...]) -> bytes:
-    import msgpack
-
+    msgpack = _msgpack()
     ends = zip(part.start, part.stop, strict=True)
     return msgpack.packb([msgpack.packb((a, b, None)) for a, b in ends])
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when all of it is written."""
+def _draft(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when the block ends well, and is gone when it does not."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

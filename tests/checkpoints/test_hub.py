@@ -29,7 +29,7 @@ def classifier(use_class_token=True, pooling="token", image_shape=(32, 24, 3), *
     return model
 
 
-@pytest.mark.parametrize(("token", "pooling"), [(True, "token"), (False, "gap")])
+@pytest.mark.parametrize(("token", "pooling"), [(True, "token"), (False, "gap"), (False, "token")])
 def test_logits_are_the_same(token, pooling):
     theirs = classifier(token, pooling)
     model = checkpoints.load_model(theirs)

@@ -118,11 +118,12 @@ def test_what_the_configs_tell_goes_by_the_name_of_the_file(tmp_path):
         assert arguments["eval_capacity_factor"] == config.get("eval_capacity_factor")
         assert arguments["num_selected"] == (1 if name.startswith("eee") else 2)
         assert arguments["batch_priority"] is False
+        assert arguments["images_per_group"] == config.get("images_per_group")
     arguments = checkpoints.load_model(FOLDER / "vmoe_tiny").arguments
     assert arguments["capacity_factor"] == 1.05
     assert arguments["eval_capacity_factor"] is None
     given = checkpoints.load_model(tmp_path / next(iter(RELEASED)), capacity_factor=2.0).arguments
-    assert (given["capacity_factor"], given["eval_capacity_factor"]) == (2.0, None)
+    assert (given["capacity_factor"], given["eval_capacity_factor"]) == (2.0, 4.0)
 
 
 def test_fine_tuning_makes_the_head_anew_and_resizes_positions():
@@ -192,7 +193,7 @@ def without(name):
         ),
         (
             lambda a: {**a, "Encoder/encoderblock_3/Moe/Router/dense/kernel": np.zeros((16, 5))},
-            "wrong shape: Encoder/encoderblock_3/Moe/Router/dense/kernel",
+            r"encoderblock_3/Moe/Router/dense/kernel is \(16, 5\), beside the others .* \(16, 4\)",
         ),
     ],
 )
@@ -202,6 +203,47 @@ def test_arrays_that_are_of_no_such_model(tmp_path, change, message):
     with pytest.raises(CheckpointError, match=message) as error:
         checkpoints.load_model(tmp_path / "a")
     assert str(error.value).startswith(str(tmp_path / "a"))
+
+
+def test_small_arrays_cannot_ask_for_a_large_model(tmp_path):
+    block = "Encoder/encoderblock_0/"
+    arrays = {
+        "embedding/kernel": np.zeros((1, 1, 1, 60_000), "float32"),
+        "Encoder/posembed_input/pos_embedding": np.zeros((1, 4, 1), "float32"),
+        f"{block}SelfAttention/query/kernel": np.zeros((1, 1, 1), "float32"),
+        f"{block}Mlp/Dense_0/kernel": np.zeros((1, 60_000), "float32"),
+    }
+    checkpoints.save_vmoe(tmp_path / "bomb", arrays)
+    with pytest.raises(CheckpointError, match="bomb: the arrays do not fit one another") as error:
+        checkpoints.load_model(tmp_path / "bomb")
+    assert "(1, 60000), beside the others it must be (60000, 60000)" in str(error.value)
+
+
+@pytest.mark.parametrize("router", ["expert_choice", "soft"])
+def test_other_routers(router):
+    theirs = tiny.vmoe(router=router, num_slots=3 if router == "soft" else None)
+    arrays = {n: np.asarray(v) for n, v in checkpoints.reference_variables(theirs).items()}
+    options = {"router": "expert_choice", "images_per_group": 3} if router != "soft" else {}
+    options |= {"capacity_factor": 0.8} if router != "soft" else {"images_per_group": 3}
+    model = checkpoints.load_model(arrays, **options)
+    images = tiny.images(6)
+    np.testing.assert_allclose(model(images), theirs(images), atol=1e-5)
+
+
+def test_positions_of_an_oblong_grid_are_resized_as_such():
+    # 6 * 8 patches and a class token are 49 tokens, which is no square of 7 * 7 patches.
+    theirs = tiny.vit(image_size=(48, 64))
+    tiny.spread(theirs)
+    model = tiny.vit(image_size=(48, 80))
+    arrays = {n: np.asarray(v) for n, v in checkpoints.reference_variables(theirs).items()}
+    checkpoints.transfer(model, arrays, fresh=(), grid=(6, 8))
+    wanted = tiny.vit(image_size=(48, 80))
+    checkpoints.transfer(wanted, theirs, fresh=())
+    name = "Encoder/posembed_input/pos_embedding"
+    found = [np.asarray(checkpoints.reference_variables(m)[name]) for m in (model, wanted)]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(ValueError, match="wrong shape: Encoder/posembed_input/pos_embedding"):
+        checkpoints.transfer(model, arrays, fresh=())
 
 
 def test_positions_of_no_square_need_the_image_size():

@@ -1,5 +1,9 @@
 """Files of weights by their names: archives of ViTs, of the reference, of this package."""
 
+import io
+import random
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -37,3 +41,47 @@ def test_damaged_archives(tmp_path, damage):
 def test_a_missing_archive(tmp_path):
     with pytest.raises(CheckpointError, match="a.npz: there is no such file"):
         checkpoints.open_arrays(tmp_path / "a.npz")
+
+
+def with_header(shape):
+    """An archive of one array whose header says a shape, and that has eight bytes of values."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": shape}
+    )
+    return header.getvalue() + bytes(8)
+
+
+@pytest.mark.parametrize("shape", [(2**50,), (2**31, 2**31), (3,), (1,)])
+def test_a_header_that_lies(tmp_path, shape):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("a.npy", with_header(shape))
+    with pytest.raises(CheckpointError, match="a.npz: it cannot be read.*bytes of values"):
+        checkpoints.open_arrays(tmp_path / "a.npz")
+
+
+def test_an_archive_that_unpacks_to_far_more(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", a=np.zeros(10**6))
+    assert checkpoints.open_arrays(tmp_path / "a.npz")["a"].shape == (10**6,)
+    monkeypatch.setattr("keras_vmoe.checkpoints.sources._UNPACKED", 10**6)
+    with pytest.raises(CheckpointError, match=r"8,000,\d+ bytes in"):
+        checkpoints.open_arrays(tmp_path / "a.npz")
+
+
+def test_no_mutated_archive_raises_anything_else(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(12.0).reshape(3, 4), b=np.ones(2, "float32"))
+    whole, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(1500):
+        data = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        path.write_bytes(data[: draw.choice((len(data), len(data), draw.randrange(len(data))))])
+        try:
+            found = checkpoints.open_arrays(path)
+        except CheckpointError:
+            refused += 1
+            continue
+        # An archive's list may lose a member or rename it: a model tells what is missing.
+        assert {array.shape for array in found.values()} <= {(2,), (3, 4)}
+    assert refused > 750

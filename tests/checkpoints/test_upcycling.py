@@ -118,6 +118,11 @@ def test_what_does_not_fit(dense, options, message):
         checkpoints.upcycle(dense, **{"num_experts": 4, **options})
 
 
+def test_weights_that_are_not_renormalised_are_told(dense):
+    with pytest.warns(UserWarning, match="set renormalise_gates=True"):
+        checkpoints.upcycle_into(tiny.vmoe(num_layers=4, representation_size=6), dense)
+
+
 def test_a_sparse_source_is_refused():
     with pytest.raises(ValueError, match="dense_model must be a ViT.*Received: VMoE"):
         checkpoints.upcycle(tiny.vmoe())

@@ -50,3 +50,26 @@ def test_an_archive_of_a_vit_needs_a_vit(tmp_path):
     checkpoints.save_vit_npz(tiny.vit(), tmp_path / "vit.npz")
     with pytest.raises(ValueError, match="exists"):
         checkpoints.save_vit_npz(tiny.vit(), tmp_path / "vit.npz")
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"activation": "gelu"},
+        {"layer_norm_epsilon": 1e-12},
+        {"qk_norm": True},
+        {"position_embedding": "sincos2d"},
+        {"pooling": "map"},
+    ],
+)
+def test_what_a_reader_would_not_know_of_is_refused(tmp_path, argument):
+    with pytest.raises(ValueError, match=f"{next(iter(argument))} must be .* Received"):
+        checkpoints.save_vit_npz(tiny.vit(**argument), tmp_path / "vit.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_weights_are_written_in_full(tmp_path):
+    checkpoints.save_vit_npz(tiny.vit(dtype="bfloat16"), tmp_path / "vit.npz")
+    assert {array.dtype for array in checkpoints.open_arrays(tmp_path / "vit.npz").values()} == {
+        np.dtype("float32")
+    }

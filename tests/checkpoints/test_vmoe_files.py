@@ -265,6 +265,10 @@ DAMAGES = {
         with_array("more", (4,), boxes=[[(0, 5, None)]]),
         "the slice 0:5:None is not of an axis of 4",
     ),
+    "no number of values": (
+        with_array("more", (0, 2**61), boxes=[[(0, 0, None), (0, 2**61, None)]]),
+        r"array 'more': no array has the shape \(0, 2305843009213693952\)",
+    ),
     "a step": (with_array("more", (4,), boxes=[[(0, 4, 2)]]), "the slice 0:4:2"),
     "a word as type": (with_array("more", (4,), "object"), "the type of values 'object' is not"),
     "path traversal": (with_array("../../etc/passwd", (4,)), "'../../etc/passwd' cannot be part"),
@@ -297,9 +301,52 @@ def test_the_same_name_twice_is_refused(tmp_path, files):
         checkpoints.load_vmoe(write(tmp_path, {**files, "ckpt.index": index}))
 
 
+def test_a_file_that_is_cut_off_after_it_was_opened(tmp_path, files):
+    opened = checkpoints.VMoECheckpoint(write(tmp_path, files))
+    (tmp_path / FIRST).write_bytes(files[FIRST][:40])
+    with pytest.raises(CheckpointError, match=f"{FIRST}: it was cut off after it was opened"):
+        dict(zip(opened, map(np.asarray, opened.values()), strict=True))
+
+
+def test_an_index_beyond_all_measure(tmp_path, files, monkeypatch):
+    monkeypatch.setattr("keras_vmoe.checkpoints.vmoe_files._MAX_INDEX", 100)
+    with pytest.raises(CheckpointError, match="ckpt.index: no index has [0-9]+ bytes"):
+        checkpoints.load_vmoe(write(tmp_path, files))
+
+
 def test_a_bucket_is_named_with_its_mend():
     with pytest.raises(CheckpointError, match="gcloud storage cp 'gs://vmoe_checkpoints/x"):
         checkpoints.load_vmoe("gs://vmoe_checkpoints/x")
+
+
+@pytest.mark.slow
+def test_no_mutated_file_makes_a_wrong_model(tmp_path):
+    """A model is built of few of the mutants; of each, the arrays are those of the file or its
+    names are an error."""
+    prefix = FOLDER / "vmoe_tiny_prelogits"
+    whole = {
+        f"ckpt{ending}": Path(f"{prefix}{ending}").read_bytes()
+        for ending in (".index", ".data-00000-of-00001")
+    }
+    wanted = golden.load("ckpt_tiny/vmoe_tiny_prelogits").under("params")
+    built = 0
+    for damaged in mutations(whole, seed=1, count=400):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        try:
+            model = checkpoints.load_model(write(tmp_path, damaged.files))
+        except CheckpointError:
+            continue
+        built += 1
+        found = checkpoints.reference_variables(model)
+        assert found.keys() == wanted.keys(), damaged.what
+        different = 0
+        for name, array in wanted.items():
+            values = np.asarray(found[name])
+            assert values.shape == array.shape, damaged.what
+            different += np.count_nonzero(values.view("u1") != array.view("u1"))
+        assert different <= damaged.changed, damaged.what
+    assert built > 4
 
 
 @pytest.mark.parametrize("count", [600, pytest.param(30_000, marks=pytest.mark.slow)])

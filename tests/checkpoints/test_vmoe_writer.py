@@ -1,5 +1,7 @@
 """Writing the format of the released checkpoints."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,33 @@ def test_nothing_is_replaced_unasked(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_data_without_an_index_is_not_replaced_either(tmp_path):
+    checkpoints.save_vmoe(tmp_path / "a", {"a": np.zeros(3)})
+    (tmp_path / "a.index").unlink()
+    with pytest.raises(ValueError, match="a.data-00000-of-00001 exists"):
+        checkpoints.save_vmoe(tmp_path / "a", {"a": np.ones(3)}, 2)
+
+
+def test_files_of_more_shards_are_gone_after_fewer(tmp_path):
+    checkpoints.save_vmoe(tmp_path / "a", {"a": np.zeros(3)}, 3)
+    checkpoints.save_vmoe(tmp_path / "b", {"a": np.zeros(3)}, 3)
+    checkpoints.save_vmoe(tmp_path / "a", {"a": np.ones(3)}, 2, overwrite=True)
+    assert sorted(path.name for path in tmp_path.glob("a.*")) == [
+        "a.data-00000-of-00002",
+        "a.data-00001-of-00002",
+        "a.index",
+    ]
+    assert len(list(tmp_path.glob("b.*"))) == 4
+    assert checkpoints.load_vmoe(tmp_path / "a")["a"].sum() == 3
+
+
+def test_without_msgpack(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "msgpack", None)
+    with pytest.raises(ImportError, match=r"pip install 'keras-vmoe\[train\]'"):
+        checkpoints.save_vmoe(tmp_path / "a", {"a": np.zeros(3)})
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_write_leaves_what_was_there(tmp_path):
     class Broken:
         shape, dtype = (3,), np.dtype("float32")
@@ -64,6 +93,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
         ({"a": np.array("word")}, "must have a type of .*'a' of <U4"),
         ({"a//b": np.ones(1)}, "words joined by slashes. Received: 'a//b'"),
         ({"../a": np.ones(1)}, "words joined by slashes"),
+        ({"a\nb": np.ones(1)}, "words joined by slashes"),
         ({"a": np.ones(1), "a/b": np.ones(1)}, "'a' cannot be an array, as 'a/b' is one within"),
     ],
 )
