@@ -191,7 +191,9 @@ def _resized(
     if grid is None:
         side = math.isqrt(tokens - their_prefix)
         grid = (side, side)
-    if their_prefix + math.prod(grid) != tokens or their_prefix not in (0, 1, prefix):
+    same_width = array.shape[2:] == tuple(layer.embedding.shape[2:])
+    fits = their_prefix + math.prod(grid) == tokens and their_prefix in (0, 1, prefix)
+    if not (fits and same_width):
         return array
     resized = layers.resize_position_embedding(array, grid, layer.built_grid, their_prefix)
     own = keras.ops.convert_to_numpy(layer.embedding)[:, :prefix]

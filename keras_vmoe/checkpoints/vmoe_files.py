@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -145,6 +146,7 @@ class VMoECheckpoint(Mapping[str, StoredArray]):
                 f"{self.prefix}: a checkpoint must be on a local disk; copy it first, with "
                 f"`gcloud storage cp '{self.prefix}*' .`"
             )
+        _require_index(path, self.prefix)
         index = _of_file(path, lambda: parse_index(_bytes(path)))
         files = [data_file(self.prefix, i, index.shard_count) for i in range(index.shard_count)]
         for file in files:
@@ -242,6 +244,27 @@ def load_vmoe(
     """
     opened = VMoECheckpoint(prefix, progress)
     return {name: np.asarray(array) for name, array in opened.items()}
+
+
+def _require_index(path: Path, prefix: str) -> None:
+    """Says what a path is that is the prefix of no checkpoint."""
+    if path.is_file():
+        return
+    place, data = Path(prefix), re.search(r"\.data-\d{5}-of-\d{5}$", prefix)
+    if data:
+        reason = f"this is one of a checkpoint's files; give its prefix, {prefix[: data.start()]}"
+    elif place.is_dir():
+        found = sorted(entry.name.removesuffix(".index") for entry in place.glob("*.index"))
+        mend = f", {prefix}/{found[0]} for one" if found else ""
+        reason = f"this is a folder; give the prefix of a checkpoint in it{mend}"
+    elif place.is_file():
+        reason = (
+            "this is neither the prefix of a checkpoint nor an .npz file; a .keras file is read by "
+            "keras.models.load_model"
+        )
+    else:
+        raise CheckpointError(f"{path}: there is no such file")
+    raise CheckpointError(f"{prefix}: {reason}")
 
 
 def _of_file(path: Path, read: Callable[[], Any]) -> Any:

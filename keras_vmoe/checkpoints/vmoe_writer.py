@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import keras
 import numpy as np
 
+from keras_vmoe.checkpoints.reference import reference_variables
 from keras_vmoe.checkpoints.vmoe_files import MAGIC, data_file
 from keras_vmoe.checkpoints.vmoe_index import ARRAY, BOX, ITEM_SIZES, PLACES, VERSIONS, Part, is_key
 from keras_vmoe.ops.validation import require, require_positive_int
@@ -22,7 +24,7 @@ _MAX_PIECE = 2**30
 
 def save_vmoe(
     prefix: str | os.PathLike[str],
-    arrays: Mapping[str, Any],
+    arrays: Mapping[str, Any] | keras.Model,
     shard_count: int = 1,
     overwrite: bool = False,
 ) -> None:
@@ -30,13 +32,16 @@ def save_vmoe(
 
     Args:
         prefix: the path without `.index` and `.data-...`; its folder must exist.
-        arrays: arrays by name, the tree's levels joined by slashes.
+        arrays: arrays by name, the tree's levels joined by slashes; or a `ViT`, `VMoE` or
+            `EfficientEnsemble`, whose arrays get the reference's names. The format holds no
+            arguments: choices, capacity, priority, kind of router and preprocessing are not in it.
         shard_count: data files; arrays are divided among them along their longest axis.
         overwrite: whether an existing checkpoint may be replaced.
 
     Raises:
         ValueError: no arrays, a name that another one goes through, a type of values that the
             format does not know, or a checkpoint that is there already.
+        FileNotFoundError: a folder that is not there.
 
     Example:
 
@@ -48,7 +53,11 @@ def save_vmoe(
     ['tiny.data-00000-of-00002', 'tiny.data-00001-of-00002', 'tiny.index']
     """
     require_positive_int("shard_count", shard_count)
+    if isinstance(arrays, keras.Model):
+        arrays = reference_variables(arrays)
     prefix = Path(prefix)
+    if not prefix.parent.is_dir():
+        raise FileNotFoundError(f"{prefix}: there is no folder {str(prefix.parent)!r}")
     index_path = prefix.with_name(f"{prefix.name}.index")
     there = [path for path in (index_path, *_data_files(prefix)) if path.exists()]
     require(

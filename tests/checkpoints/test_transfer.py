@@ -182,3 +182,9 @@ def test_routers_of_other_numbers_of_experts_are_not_shared_out(source):
     ensemble = models.EfficientEnsemble(image_size=32, num_classes=3, **ENSEMBLE)
     with pytest.raises(ValueError, match=r"router/kernel is \(16, 2, 2\), the model needs \(16, 4"):
         checkpoints.transfer(back, ensemble)
+
+
+def test_positions_of_another_width_are_among_the_problems(source):
+    model = models.VMoE(image_size=48, num_classes=3, **{**SPARSE, "width": 8})
+    with pytest.raises(ValueError, match="wrong shape: position_embedding/embedding is"):
+        checkpoints.transfer(model, source)

@@ -211,7 +211,7 @@ FIRST, SECOND = "ckpt.data-00000-of-00002", "ckpt.data-00001-of-00002"
 DAMAGES = {
     "no index": (
         lambda f: {n: d for n, d in f.items() if n != "ckpt.index"},
-        "ckpt.index: No such",
+        "ckpt.index: there is no such file",
     ),
     "missing shard": (
         lambda f: {n: d for n, d in f.items() if n != SECOND},
@@ -312,6 +312,24 @@ def test_an_index_beyond_all_measure(tmp_path, files, monkeypatch):
     monkeypatch.setattr("keras_vmoe.checkpoints.vmoe_files._MAX_INDEX", 100)
     with pytest.raises(CheckpointError, match="ckpt.index: no index has [0-9]+ bytes"):
         checkpoints.load_vmoe(write(tmp_path, files))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ckpt.data-00000-of-00002", "one of a checkpoint's files; give its prefix, .*/ckpt"),
+        (".", "this is a folder; give the prefix of a checkpoint in it, .*/ckpt for one"),
+        ("empty", "this is a folder; give the prefix of a checkpoint in it$"),
+        ("model.keras", "a .keras file is read by keras.models.load_model"),
+        ("none", "none.index: there is no such file"),
+    ],
+)
+def test_what_is_no_prefix(tmp_path, files, name, message):
+    write(tmp_path, files)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.keras").touch()
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.load_model(tmp_path / name)
 
 
 def test_a_bucket_is_named_with_its_mend():

@@ -7,6 +7,7 @@ import pytest
 
 from keras_vmoe import checkpoints
 from keras_vmoe.checkpoints import vmoe_writer
+from tests.models import tiny
 from tests.support import golden
 
 
@@ -63,6 +64,20 @@ def test_files_of_more_shards_are_gone_after_fewer(tmp_path):
     ]
     assert len(list(tmp_path.glob("b.*"))) == 4
     assert checkpoints.load_vmoe(tmp_path / "a")["a"].sum() == 3
+
+
+def test_a_model_is_written_as_its_arrays(tmp_path):
+    model = tiny.vmoe()
+    checkpoints.save_vmoe(tmp_path / "a", model)
+    found = checkpoints.load_vmoe(tmp_path / "a")
+    wanted = checkpoints.reference_variables(model)
+    assert found.keys() == wanted.keys()
+    np.testing.assert_array_equal(found["cls"], wanted["cls"])
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder '.*nowhere'"):
+        checkpoints.save_vmoe(tmp_path / "nowhere" / "a", {"a": np.zeros(3)})
 
 
 def test_without_msgpack(tmp_path, monkeypatch):

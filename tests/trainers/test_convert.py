@@ -106,7 +106,7 @@ def test_every_name_without_a_partner_is_told(tmp_path, capsys):
         ((VMOE, "model.h5"), 2, "TARGET must end in .keras, .npz or .index. Received: 'model.h5'"),
         ((VMOE, "FOLDER/nowhere/a.keras"), 1, "there is no folder"),
         ((VMOE, "FOLDER/there.keras"), 1, "there.keras exists; give another TARGET"),
-        (("FOLDER/none", "FOLDER/a.keras"), 1, "none.index: No such file or directory"),
+        (("FOLDER/none", "FOLDER/a.keras"), 1, "none.index: there is no such file"),
         (("FOLDER/none.npz", "FOLDER/a.keras"), 1, "none.npz: there is no such file"),
         (("FOLDER/none.keras", "FOLDER/a.npz"), 1, "none.keras: there is no such file"),
         ((VMOE, "FOLDER/a.npz"), 1, "has sparse blocks; write it with save_vmoe"),
