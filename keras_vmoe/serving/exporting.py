@@ -11,7 +11,7 @@ import keras
 
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 from keras_vmoe.serving.graph import check_model, traced
-from keras_vmoe.serving.loading import MODULES, SUFFIXES, ExportedModel
+from keras_vmoe.serving.loading import MODULES, SUFFIXES, load
 from keras_vmoe.serving.metadata import Metadata
 from keras_vmoe.serving.verification import compare_with_keras, compute_dtypes
 
@@ -91,7 +91,7 @@ def export(
         with traced(model, format, batch_size, format != "saved_model") as graph:
             MODULES[format].write(graph, draft)
         if verify:
-            compare_with_keras(model, ExportedModel(draft, graph.metadata))
+            compare_with_keras(model, load(draft))
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(draft, target)

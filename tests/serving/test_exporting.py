@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_vmoe import layers, models, serving
-from keras_vmoe.serving import exporting, graph, litert_file, packages
+from keras_vmoe.serving import graph, litert_file, packages
 from tests.models import tiny
 
 SUFFIX = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite"}
@@ -209,7 +209,7 @@ def test_an_operation_that_litert_lacks_is_named(tmp_path):
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     model = dense()
     monkeypatch.setattr(
-        exporting.ExportedModel, "__call__", lambda self, x: keras_outputs(model, x) + 1e-3
+        serving.ExportedModel, "__call__", lambda self, x: keras_outputs(model, x) + 1e-3
     )
     with pytest.raises(RuntimeError, match=r"served differs from the Keras model by 0.0"):
         serving.export(model, tmp_path / "served")
