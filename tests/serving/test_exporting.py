@@ -1,15 +1,18 @@
 """Exported files in their own runtimes, beside Keras."""
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_vmoe import layers, models, serving
-from keras_vmoe.serving import graph, litert_file, packages
+from keras_vmoe.serving import exporting, graph, litert_file, packages
 from tests.models import tiny
 
 SUFFIX = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite"}
@@ -226,6 +229,49 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(FileExistsError, match="no exported model.*not\\s+overwritten"):
         serving.export(dense(), tmp_path / "photos", overwrite=True)
+
+
+@pytest.mark.parametrize("own", ["notes.txt", "assets/words.txt", "assets.extra/labels.txt"])
+def test_a_folder_with_files_of_others_is_not_replaced(tmp_path, own):
+    path = tmp_path / "served"
+    serving.export(dense(), path, verify=False)
+    (path / own).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"served holds '{own}'.*not overwritten"):
+        serving.export(dense(), path, overwrite=True, verify=False)
+    assert (path / own).read_text() == "mine"
+    (path / own).unlink()
+    serving.export(dense(), path, overwrite=True, verify=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["served"]
+
+
+def test_models_of_others_are_not_replaced(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "theirs"))
+    with zipfile.ZipFile(tmp_path / "theirs.tflite", "w") as archive:
+        archive.writestr("labels.txt", "a")
+    (tmp_path / "theirs.onnx").write_bytes(b"nothing")
+    for file_format, suffix in SUFFIX.items():
+        path = tmp_path / f"theirs{suffix}"
+        with pytest.raises(FileExistsError, match="no exported model in format.*not overwritten"):
+            serving.export(dense(), path, file_format, overwrite=True, verify=False)
+    assert zipfile.is_zipfile(tmp_path / "theirs.tflite")
+    assert (tmp_path / "theirs" / "saved_model.pb").is_file()
+
+
+def test_a_crash_while_a_folder_is_replaced_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "served"
+    serving.export(dense(), path, verify=False)
+    replace = os.replace
+
+    def fails_for_the_new_one(source, target):
+        if ".export-" in str(source):
+            raise OSError("no space left")
+        replace(source, target)
+
+    monkeypatch.setattr(exporting.os, "replace", fails_for_the_new_one)
+    with pytest.raises(OSError, match="no space left"):
+        serving.export(dense(), path, batch_size=3, overwrite=True, verify=False)
+    assert serving.load(path).metadata.batch_size == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["served"]
 
 
 def two_inputs():
