@@ -297,7 +297,9 @@ def _logits_model(classifier: models.Classifier) -> keras.Model:
         return classifier.model
     images = keras.Input(classifier.model.input_shape[1:])
     rescale = keras.layers.Rescaling((high - low) / 2, (high + low) / 2, dtype="float32")
-    return models.FunctionalModel(images, classifier.model(rescale(images)))
+    model = models.FunctionalModel(images, classifier.model(rescale(images)))
+    model.input_range, model.gives_logits = (-1.0, 1.0), True
+    return model
 
 
 # Checkpoints.

@@ -171,6 +171,37 @@ def test_what_files_say_of_themselves(tmp_path):
     assert litert_file.custom_operations((tmp_path / "model.tflite").read_bytes()) == []
 
 
+WRAPPERS = {
+    "with_routing": lambda: models.with_routing(tiny.vmoe(), capacity_factor=4),
+    "averaged_prediction": lambda: models.averaged_prediction(tiny.ensemble()),
+    "both": lambda: models.averaged_prediction(models.with_routing(tiny.ensemble(), 1, 4)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapped_model_says_what_the_model_says(tmp_path, name):
+    wrapped = WRAPPERS[name]()
+    wrapped.save(tmp_path / "wrapped.keras")
+    for model in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
+        with graph.traced(model, "saved_model", 1, fixed_shapes=False) as traced:
+            assert traced.metadata.output_name == "logits"
+            assert traced.metadata.value_range == (-1.0, 1.0)
+
+
+def test_what_is_not_known_is_not_said():
+    features = models.feature_extractor(tiny.vit())
+    for model, name, value_range in (
+        (features, "outputs", (-1.0, 1.0)),
+        (models.feature_extractor(models.Classifier(tiny.vit(), "abc")), "outputs", (0.0, 255.0)),
+        (tiny.vit(num_classes=None), "outputs", (-1.0, 1.0)),
+        (models.FunctionalModel(features.input, features.output), "outputs", None),
+        (keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), "outputs", None),
+    ):
+        with graph.traced(model, "saved_model", 1, fixed_shapes=False) as traced:
+            assert traced.metadata.output_name == name
+            assert traced.metadata.value_range == value_range
+
+
 def test_dispatch_is_chosen_by_arithmetic_and_given_back(tmp_path):
     model = tiny.vmoe(mlp_dim=128, images_per_group=8)
     with graph.traced(model, "onnx", 1, fixed_shapes=True) as traced:
