@@ -80,6 +80,12 @@ class Trained:
         with self._gin() as config:
             return config
 
+    @property
+    def loss(self) -> str:
+        """What the run was trained with, which says what its logits mean: of "softmax" one class is
+        right, of "sigmoid" each has a probability of its own. "softmax" where there is no run."""
+        return "softmax" if self.config is None else self.config.loss
+
     @functools.cached_property
     def source(self) -> data.ImageSource:
         """The images of the gin files.
