@@ -4,6 +4,7 @@ import ast
 import configparser
 import functools
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "keras_vmoe"
 TRAINERS = ROOT / "trainers"
 
+# What lies at the top of the repository. A new entry is a decision, not a slip.
+TOP_LEVEL = {
+    *(".ci", ".gitignore", ".pre-commit-config.yaml", "pyproject.toml", "setup.cfg"),
+    *("README.md", "LICENSE", "NOTICE", "CITATION.cff"),
+    *("colabs", "gin", "keras_vmoe", "tests", "tpu", "trainers"),
+}
 CORE = {"ops", "layers", "models"}
 # The rooms that a room may import from. "" is keras_vmoe/__init__.py itself.
 MAY_IMPORT = {
@@ -139,6 +146,14 @@ def test_the_reader_of_imports_sees_them_all():
     assert at_once >= {"a.b", "c", "keras_vmoe.ops", "keras_vmoe.layers.d", "keras_vmoe.e.f", "h"}
     assert {entry.module for entry in found if not entry.at_once} == {"i"}
     assert "g" not in {entry.module for entry in found}
+
+
+def test_top_level_holds_what_is_meant_to_be_there():
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a checkout of git")
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    files = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
+    assert {file.split("/")[0] for file in files if file} == TOP_LEVEL
 
 
 def test_gin_folder_holds_no_python():

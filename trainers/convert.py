@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from absl import flags
 
 from keras_vmoe import text
 from keras_vmoe.trainers import command_line
-from keras_vmoe.trainers.errors import UsageError
+from keras_vmoe.trainers.errors import ListError, UsageError, warn
 
 if TYPE_CHECKING:
     import keras
@@ -29,7 +28,8 @@ SOURCE is one of
   FILE.npz      a ViT of google-research/vision_transformer, or the V-MoE reference's names
   hf://NAME     a ViT of Hugging Face or KerasHub, or the folder of a KerasHub preset
                 (pip install 'keras-vmoe[hub]')
-  FILE.keras    a model of this package
+  FILE.keras    a model of this package, taken as it is; one with class names keeps them in
+                another FILE.keras (--class_names gives it others)
 TARGET is one of
   FILE.keras    for keras.models.load_model
   FILE.npz      a dense ViT as google-research/vision_transformer reads it
@@ -89,15 +89,8 @@ def main(argv: Sequence[str]) -> int:
     overrides = dict(command_line.parse_override("convert", word) for word in words[2:])
     _check_target(target, values)
     names = _class_names(values.class_names)
-    try:
-        keras_file = source.endswith(".keras")
-        model = (_keras_model if keras_file else _converted)(source, overrides, values)
-    except ValueError as error:
-        if "\n" not in str(error):
-            raise
-        # Every name that has no partner, and not the first few of them.
-        print(f"keras-vmoe: error: {error}", file=sys.stderr)
-        return 1
+    keras_file = source.endswith(".keras")
+    model = (_keras_model if keras_file else _converted)(source, overrides, values)
     _save(model, target, names, values.overwrite)
     print(f"wrote  {target}  {model.count_params():,} parameters")
     return 0
@@ -125,26 +118,34 @@ def _class_names(path: str | None) -> list[str] | None:
 
 
 def _keras_model(path: str, overrides: dict[str, Any], values: flags.FlagValues) -> keras.Model:
-    import keras
-
-    from keras_vmoe import models
-
     if overrides:
         raise UsageError(
             f"convert: {', '.join(overrides)} cannot be changed in a .keras file; use "
             "keras_vmoe.checkpoints.transfer"
         )
-    if not Path(path).is_file():
+    idle = [name for name in ("allow_unmatched", "table") if values[name].present]
+    if idle:
+        raise UsageError(
+            f"convert: --{idle[0]} is for arrays by name; a .keras file is taken as it is, so "
+            "leave it out"
+        )
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    model = keras.models.load_model(path, compile=False)
-    return model.model if isinstance(model, models.Classifier) else model
+    from keras_vmoe.trainers import keras_file
+
+    return keras_file.load(file)
 
 
 def _converted(source: str, overrides: dict[str, Any], values: flags.FlagValues) -> keras.Model:
     from keras_vmoe import checkpoints
 
     source, strict = os.path.expanduser(source), not values.allow_unmatched
-    model, transfer = checkpoints.load(source, overrides, strict=strict)
+    try:
+        model, transfer = checkpoints.load(source, overrides, strict=strict)
+    except ValueError as error:
+        # It may list every name that has no partner.
+        raise ListError(str(error)) from error
     if values.table:
         print("\n".join(text.aligned(_rows(model, transfer), num_left=4)))
     print(f"{type(model).__name__}: {transfer}")
@@ -187,13 +188,19 @@ def _told(model: keras.Model) -> str:
 def _save(model: keras.Model, target: Path, names: list[str] | None, overwrite: bool) -> None:
     from keras_vmoe import checkpoints, models
 
+    classifier = model if isinstance(model, models.Classifier) else None
+    if classifier is not None and (names is not None or target.suffix != ".keras"):
+        model = classifier.model
+    if classifier is not None and target.suffix != ".keras":
+        warn(f"{target} holds weights alone; the class names and the preprocessing are left out")
     if target.suffix == ".npz":
         checkpoints.save_vit_npz(model, target, overwrite)
     elif target.suffix == ".index":
         arrays = checkpoints.reference_variables(model)
         checkpoints.save_vmoe(str(target).removesuffix(".index"), arrays, overwrite=overwrite)
     else:
-        whole = model if names is None else models.Classifier(model, names)
+        value_range = (-1.0, 1.0) if classifier is None else classifier.value_range
+        whole = model if names is None else models.Classifier(model, names, value_range)
         temporary = target.with_name(f".{target.stem}.{os.getpid()}.keras")
         try:
             whole.save(temporary)

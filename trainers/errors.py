@@ -1,4 +1,4 @@
-"""Errors as a person at a terminal should see them: one line and an exit code."""
+"""Errors as a person at a terminal should see them: a line, or a list, and an exit code."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class UsageError(Exception):
     """A command line that cannot be understood; the exit code is 2."""
 
 
+class ListError(ValueError):
+    """An error whose message is a list, such as of names: every line of it is for the user."""
+
+
 def one_line(error: BaseException) -> str:
     """Returns the message of an error as one line that a user can act on.
 
@@ -36,14 +40,19 @@ def one_line(error: BaseException) -> str:
         >>> one_line(ValueError("train.steps=0\\n  In call to configurable 'train' (<f>)"))
         'train.steps=0'
     """
-    text = getattr(error, "message", None) or str(error) or type(error).__name__
-    text = _KERAS_ARGUMENTS.sub("", _ANSI.sub("", str(text)))
-    lines = [_TF_NODE.sub("", line).strip() for line in text.splitlines()]
-    kept = [line for line in lines if line and set(line) != {"^"} and not _of_developers(line)]
+    kept = _lines(error)
     message = "; ".join([*kept[:_MOST_LINES], *(["…"] if len(kept) > _MOST_LINES else [])])
     message = message.replace(":; ", ": ").replace(".; ", "; ") or type(error).__name__
     builtin_kind = isinstance(error, (ValueError, OSError, ImportError, UsageError, SyntaxError))
     return message if builtin_kind else f"{type(error).__name__}: {message}"
+
+
+def _lines(error: BaseException) -> list[str]:
+    """The lines of a message that are for the user."""
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    text = _KERAS_ARGUMENTS.sub("", _ANSI.sub("", str(text)))
+    lines = [_TF_NODE.sub("", line).strip() for line in text.splitlines()]
+    return [line for line in lines if line and set(line) != {"^"} and not _of_developers(line)]
 
 
 def _of_developers(line: str) -> bool:
@@ -74,11 +83,14 @@ def warn(text: str) -> None:
 def report(error: BaseException, debug: bool = False) -> int:
     """Prints an error on stderr and returns the exit code that belongs to it.
 
+    It is one line, but for a `ListError`.
+
     Args:
         error: what ended the command.
         debug: print the traceback too.
     """
     if debug:
         traceback.print_exception(error)
-    print(f"keras-vmoe: error: {one_line(error)}", file=sys.stderr)
+    message = "\n  ".join(_lines(error)) if isinstance(error, ListError) else one_line(error)
+    print(f"keras-vmoe: error: {message}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else 1

@@ -23,11 +23,13 @@ _SYNOPSIS = "evaluate --workdir=DIR | --model=FILE [--sweep] [options]"
 _TEXT = """
 Prints accuracy and loss of a trained model on held-out images, how well its probabilities are
 calibrated (negative log-likelihood, Brier score, expected calibration error in 15 bins), and of
-each MoE layer which share of the choices got no slot. Of an ensemble, the members' mean probability
-is what is evaluated. With --sweep the same weights route in many ways, without training: choices
-per token (k), capacity factor (C), vanilla or batch priority. It prints a table and writes
-sweep.png, sweep.csv and sweep.json: accuracy against capacity, measured MACs (experts on the
-choices that were kept) and measured time (medians of interleaved rounds).
+each MoE layer which share of the choices got no slot. Probabilities are here the softmax of the
+logits, also where the loss was 'sigmoid': the calibration says little then, and a note says so. Of
+an ensemble, the members' mean probability is what is evaluated. With --sweep the same weights route
+in many ways, without training: choices per token (k), capacity factor (C), vanilla or batch
+priority. It prints a table and writes sweep.png, sweep.csv and sweep.json: accuracy against
+capacity, measured MACs (experts on the choices that were kept) and measured time (medians of
+interleaved rounds).
 
   keras-vmoe evaluate --workdir=workdir/quickstart-seed0
   keras-vmoe evaluate --workdir=workdir/quickstart-seed0 --sweep --num_selected=1,2
@@ -217,9 +219,8 @@ def _loss(model: Trained) -> evaluation.Loss:
     """The loss that the run was trained with; softmax cross entropy where there is no run."""
     from keras_vmoe import ops
 
-    kind, smoothing = "softmax", 0.0
-    if model.config is not None:
-        kind, smoothing = model.config.loss, model.config.label_smoothing
+    kind = model.loss
+    smoothing = 0.0 if model.config is None else model.config.label_smoothing
     return lambda labels, logits: ops.classification_loss(labels, logits, kind, smoothing)
 
 
@@ -241,6 +242,11 @@ def _evaluate(model: Trained, batches: _Batches) -> None:
         f"result   accuracy {result.accuracy:.2%}, loss {result.loss:.3f}, NLL {nll:.4f}, "
         f"Brier {brier:.4f}, ECE {ece:.2%}"
     )
+    if model.loss == "sigmoid":
+        print(
+            "note     NLL, Brier and ECE are of the softmax of the logits; this run's loss is "
+            "'sigmoid', of which each class has a probability of its own"
+        )
     if result.layers:
         print(_layers_table(result.layers))
 

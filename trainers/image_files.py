@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-# Those that cannot be read are named when it is tried.
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif") + (".webp", ".tif", ".tiff", ".heic", ".avif")
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def find(words: Sequence[str]) -> list[Path]:
@@ -23,6 +24,10 @@ def find(words: Sequence[str]) -> list[Path]:
     Raises:
         FileNotFoundError: if there is nothing at a path, or no image in a folder.
     """
+    from keras_vmoe.data.folder import OTHER_FORMATS, SUFFIXES
+
+    # Other formats are taken too: that they cannot be read is said of each.
+    endings = SUFFIXES + OTHER_FORMATS
     found = []
     for word in words:
         path = Path(word).expanduser()
@@ -31,17 +36,17 @@ def find(words: Sequence[str]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if _is_image(file.relative_to(path)))
-        inside = [file for file in inside if file.is_file()]
+        files = (file for file in path.rglob("*") if _is_image(file.relative_to(path), endings))
+        inside = [file for file in sorted(files) if file.is_file()]
         if not inside:
-            raise FileNotFoundError(f"{word} holds no images ({', '.join(_SUFFIXES[:5])})")
+            raise FileNotFoundError(f"{word} holds no images ({', '.join(SUFFIXES)})")
         found += inside
     return found
 
 
-def _is_image(path: Path) -> bool:
+def _is_image(path: Path, endings: Sequence[str]) -> bool:
     hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in _SUFFIXES and not hidden
+    return path.suffix.lower() in endings and not hidden
 
 
 def read(path: Path, channels: int) -> np.ndarray | str:
@@ -54,8 +59,6 @@ def read(path: Path, channels: int) -> np.ndarray | str:
     Returns:
         uint8 `[height, width, channels]`, or in a line the reason why there are none.
     """
-    import tensorflow as tf
-
     from keras_vmoe.data.corrupt import try_decode
 
     try:
@@ -69,11 +72,14 @@ def read(path: Path, channels: int) -> np.ndarray | str:
         if isinstance(as_is, str):
             return as_is
         colour = as_is[..., :3] if as_is.shape[-1] >= 3 else as_is[..., :1]
-        image = colour if colour.shape[-1] == channels else _converted(tf, colour, channels)
+        image = colour if colour.shape[-1] == channels else _converted(colour, channels)
     return image.numpy()
 
 
-def _converted(tf, image, channels: int):
+def _converted(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """Grey of colour, or colour of grey."""
+    import tensorflow as tf
+
     if channels == 3:
         return tf.image.grayscale_to_rgb(image)
     return tf.image.rgb_to_grayscale(image)

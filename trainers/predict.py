@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 _SYNOPSIS = "predict MODEL IMAGE_OR_FOLDER... [--top=5] [--routing=DIR] [--json]"
 _TEXT = """
-Prints the likeliest classes of each image. MODEL is a .keras file, the workdir of a run, or what
-keras-vmoe export wrote of it (with a batch of 1, or dynamic). IMAGES are PNG, JPEG, BMP and GIF
-files of any size, and folders of such files at any depth. Each is squashed to the model's size and
-routed alone, with the capacity that the model has for a single image, so that what is said of it
-does not depend on the others; --capacity_factor=E, the number of experts, drops no patch. Images
-that cannot be read are named and left out; the exit code is then 1.
+Prints the likeliest classes of each image and their probabilities. MODEL is a .keras file, the
+workdir of a run, or what keras-vmoe export wrote of it (with a batch of 1, or dynamic). IMAGES are
+PNG, JPEG, BMP and GIF files of any size, and folders of such files at any depth. Each is squashed
+to the model's size and routed alone, with the capacity that the model has for a single image, so
+that what is said of it does not depend on the others; --capacity_factor=E, the number of experts,
+drops no patch. Images that cannot be read are named and left out; the exit code is then 1.
+
+Probabilities are the softmax of the logits; of the workdir of a run with train.loss = 'sigmoid',
+the sigmoid of each. A .keras file or an export does not tell its loss: of such a run, give the
+workdir.
 
   keras-vmoe predict workdir/quickstart-seed0 photo.png
   keras-vmoe predict model.keras folder/ --routing=pictures --json > classes.jsonl
@@ -34,7 +38,8 @@ class _Predictor(NamedTuple):
     """A model as it is asked here.
 
     `logits` takes `[b, height, width, channels]` float32 from 0 to 255, of `size` where that is not
-    `None`, b at most `batch_size`. `classifier` is the Keras model, if there is one.
+    `None`, b at most `batch_size`. `classifier` is the Keras model, if there is one. `loss` says
+    what the logits mean.
     """
 
     logits: Callable[[np.ndarray], np.ndarray]
@@ -43,6 +48,7 @@ class _Predictor(NamedTuple):
     channels: int
     batch_size: int
     classifier: models.Classifier | None = None
+    loss: str = "softmax"
 
 
 def _flags() -> flags.FlagValues:
@@ -118,7 +124,9 @@ def _load(word: str, batch_size: int, capacity_factor: float | None) -> _Predict
                 "keras-vmoe export"
             )
         return _of_exported(serving.load(word))
-    return _of_classifier(trained.load(word).classifier(), batch_size, capacity_factor)
+    model = trained.load(word)
+    predictor = _of_classifier(model.classifier(), batch_size, capacity_factor)
+    return predictor._replace(loss=model.loss)
 
 
 def _of_classifier(
@@ -184,7 +192,7 @@ def _predict(
                 if as_json:
                     progress.print(_json({"image": str(path), "error": image}))
                 continue
-            best = _best(next(answers), predictor.class_names, top)
+            best = _best(next(answers), predictor, top)
             progress.print(_as_json(path, best) if as_json else _as_text(path, best))
             if pictures is not None:
                 pictures.draw(path, image)
@@ -215,10 +223,14 @@ def _resized(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return image.astype("float32") if size is None else tf.image.resize(image, size).numpy()
 
 
-def _best(logits: np.ndarray, names: Sequence[str], top: int) -> list[tuple[str, float]]:
-    scores = np.exp(logits.astype("float64") - logits.max())
-    shares = scores / scores.sum()
-    return [(names[i], float(shares[i])) for i in np.argsort(-shares, kind="stable")[:top]]
+def _best(logits: np.ndarray, predictor: _Predictor, top: int) -> list[tuple[str, float]]:
+    """Names and probabilities of the likeliest classes."""
+    logits, names = logits.astype("float64"), predictor.class_names
+    if predictor.loss == "sigmoid":
+        shares = np.exp(-np.logaddexp(0.0, -logits))
+    else:
+        shares = np.exp(logits - np.logaddexp.reduce(logits))
+    return [(names[i], float(shares[i])) for i in np.argsort(-logits, kind="stable")[:top]]
 
 
 def _as_text(path: Path, best: Sequence[tuple[str, float]]) -> str:

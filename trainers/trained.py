@@ -80,6 +80,12 @@ class Trained:
         with self._gin() as config:
             return config
 
+    @property
+    def loss(self) -> str:
+        """What the run was trained with, which says what its logits mean: of "softmax" one class is
+        right, of "sigmoid" each has a probability of its own. "softmax" where there is no run."""
+        return "softmax" if self.config is None else self.config.loss
+
     @functools.cached_property
     def source(self) -> data.ImageSource:
         """The images of the gin files.
@@ -297,7 +303,9 @@ def _logits_model(classifier: models.Classifier) -> keras.Model:
         return classifier.model
     images = keras.Input(classifier.model.input_shape[1:])
     rescale = keras.layers.Rescaling((high - low) / 2, (high + low) / 2, dtype="float32")
-    return models.FunctionalModel(images, classifier.model(rescale(images)))
+    model = models.FunctionalModel(images, classifier.model(rescale(images)))
+    model.input_range, model.gives_logits = (-1.0, 1.0), True
+    return model
 
 
 # Checkpoints.

@@ -59,7 +59,8 @@ class Evaluation(NamedTuple):
         images: how many there were.
         accuracy: share that was classified rightly.
         loss: mean over the images, without auxiliary losses.
-        calibration: negative log-likelihood, Brier score and calibration error, of the softmax.
+        calibration: negative log-likelihood, Brier score and calibration error, of the softmax,
+            whatever the loss: of logits that were trained with sigmoids they say little.
         layers: MoE layer name to its routing, in the order of the calls.
     """
 

@@ -42,7 +42,7 @@ def calibration(logits: Any, labels: Any, num_bins: int = NUM_BINS) -> Calibrati
         A `Calibration`.
 
     Raises:
-        ValueError: no images, not as many labels as images, no bins.
+        ValueError: no images, not as many labels as images, labels that are no class ids, no bins.
 
     Example:
 
@@ -130,7 +130,7 @@ class RunningCalibration:
             f"probabilities for each image. Received: labels of shape {labels.shape}",
         )
         if labels.ndim == 1:
-            labels = np.eye(log_p.shape[-1])[labels]
+            labels = _one_hot(labels, log_p.shape[-1])
         p, best = np.exp(log_p), log_p.argmax(-1)
         confidence = p.max(-1)
         # A class that cannot be right may have any probability, 0 too.
@@ -150,6 +150,23 @@ class RunningCalibration:
         n = self._images
         require(n > 0, "logits must be of at least one image. Received: none")
         return Calibration(self._nll / n, self._brier / n, float(np.abs(self._gaps).sum() / n))
+
+
+def _one_hot(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """`[n, classes]` of class ids `[n]`."""
+    require(
+        labels.dtype.kind in "iu",
+        f"labels must be integer class ids. Received: labels of dtype {labels.dtype}",
+    )
+    # An id of -1, which often marks a missing label, would count as the last class.
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    require(
+        not outside.size,
+        f"labels must be class ids from 0 to {num_classes - 1}. "
+        f"Received: labels with {', '.join(map(str, np.unique(outside)[:3]))}; "
+        "leave images without a label out",
+    )
+    return np.eye(num_classes)[labels]
 
 
 def _log_probabilities(logits: Any) -> np.ndarray:

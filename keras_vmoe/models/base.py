@@ -31,7 +31,33 @@ class FunctionalModel(keras.Model):
 
     Args:
         inputs, outputs, name: as of a functional `keras.Model`.
+
+    Attributes:
+        input_range: what the images have for black and white; `None` where that is not known.
+        gives_logits: whether the output is known to be logits of classes.
     """
+
+    input_range: tuple[float, float] | None = None
+    gives_logits: bool = False
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if self.input_range is not None:
+            config["input_range"] = self.input_range
+        if self.gives_logits:
+            config["gives_logits"] = True
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> FunctionalModel:
+        config = dict(config)
+        input_range = config.pop("input_range", None)
+        gives_logits = config.pop("gives_logits", False)
+        model = super().from_config(config, custom_objects)
+        if input_range is not None:
+            model.input_range = tuple(input_range)
+        model.gives_logits = gives_logits
+        return model
 
     def export(self, *args: Any, **kwargs: Any) -> None:
         """`keras.Model.export`, with routing metrics left out of the exported graph."""
@@ -60,6 +86,14 @@ class FunctionalModel(keras.Model):
         return loss, (*others, metrics_variables)
 
 
+def rewired(model: keras.Model, inputs: Any, outputs: Any) -> FunctionalModel:
+    """A model of another graph of the same layers, with the name and the facts of `model`."""
+    found = FunctionalModel(inputs, outputs, name=model.name)
+    found.input_range = getattr(model, "input_range", None)
+    found.gives_logits = getattr(model, "gives_logits", False)
+    return found
+
+
 class VisionModel(FunctionalModel):
     """Base class of the functional vision models: keeps its arguments as its config."""
 
@@ -68,6 +102,8 @@ class VisionModel(FunctionalModel):
         super().__init__(inputs=graph[0], outputs=graph[1], name=name, **kwargs)
         # The policy that the layers were made with, whatever the global one is later.
         self.arguments = dict(config, dtype=resolve_policy(config["dtype"]))
+        self.input_range = (-1.0, 1.0)
+        self.gives_logits = config["num_classes"] is not None
 
     @classmethod
     def from_variant(cls, variant: str, **overrides: Any) -> VisionModel:

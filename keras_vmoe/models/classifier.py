@@ -80,9 +80,10 @@ class Classifier(FunctionalModel):
         self.model = model
         self.class_names = names
         self.value_range = (low, high)
+        self.input_range, self.gives_logits = (0.0, 255.0), True
 
     def classify(self, images: Any) -> list[tuple[str, float]]:
-        """The most likely class of each image, with its probability.
+        """The most likely class of each image, with its probability by the softmax of the logits.
 
         Args:
             images: `[b, height, width, channels]`, 0 to 255.

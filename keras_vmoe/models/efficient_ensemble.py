@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_vmoe import layers
-from keras_vmoe.models.base import FunctionalModel, VisionModel, argument_names
+from keras_vmoe.models.base import VisionModel, argument_names, rewired
 from keras_vmoe.models.placement import moe_blocks
 from keras_vmoe.models.vit import Members
 from keras_vmoe.models.vmoe import functional_vmoe
@@ -193,4 +193,4 @@ def averaged_prediction(model: keras.Model, kind: str = "softmax") -> keras.Mode
     if len(shape) == 2:
         return model
     average = layers.EnsembleAverage(kind, name="ensemble_average")
-    return FunctionalModel(model.input, average(model.output), name=model.name)
+    return rewired(model, model.input, average(model.output))

@@ -68,7 +68,9 @@ def feature_extractor(model: keras.Model) -> FunctionalModel:
     features = _head_input(model, model.outputs[0])
     if len(features.shape) == 3:  # members of an ensemble
         features = keras.layers.Flatten(name="members_side_by_side")(features)
-    return FunctionalModel(inputs, features, name=f"{model.name}_features")
+    extractor = FunctionalModel(inputs, features, name=f"{model.name}_features")
+    extractor.input_range = getattr(model, "input_range", None)
+    return extractor
 
 
 def _head_input(model: keras.Model, output: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_vmoe.layers import EncoderBlock, MoEMLP
-from keras_vmoe.models.base import FunctionalModel
+from keras_vmoe.models.base import rewired
 from keras_vmoe.models.classifier import Classifier
 from keras_vmoe.ops.validation import require
 
@@ -135,7 +135,7 @@ def with_routing(
     model = _functional(model)
     inputs = _fresh_inputs(model)
     outputs, _ = _rerun(model, inputs, given)
-    return FunctionalModel(inputs, outputs, name=model.name)
+    return rewired(model, inputs, outputs)
 
 
 def with_image_mask(model: keras.Model) -> keras.Model:
@@ -181,4 +181,4 @@ def with_image_mask(model: keras.Model) -> keras.Model:
         "mask": keras.Input(batch_shape=images.shape[:1], dtype="bool", name="mask"),
     }
     outputs, _ = _rerun(model, inputs["images"], {"mask": inputs["mask"]})
-    return FunctionalModel(inputs, outputs, name=model.name)
+    return rewired(model, inputs, outputs)

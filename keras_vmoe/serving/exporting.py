@@ -10,8 +10,9 @@ from pathlib import Path
 import keras
 
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
+from keras_vmoe.serving import saved_model
 from keras_vmoe.serving.graph import check_model, traced
-from keras_vmoe.serving.loading import MODULES, SUFFIXES, ExportedModel
+from keras_vmoe.serving.loading import MODULES, SUFFIXES, load, open_exported
 from keras_vmoe.serving.metadata import Metadata
 from keras_vmoe.serving.verification import compare_with_keras, compute_dtypes
 
@@ -52,7 +53,7 @@ def export(
         batch_size: images of a batch; `None`: any number.
         verify: run the file in its own runtime on random inputs; it may differ from Keras by no
             more than rounding (1e-5 of the largest output in float32).
-        overwrite: replace what `export` wrote there before.
+        overwrite: replace what `export` wrote there before, and nothing else.
 
     Returns:
         The `Metadata` that the file holds: its input and output, class names, value range.
@@ -60,7 +61,8 @@ def export(
     Raises:
         ValueError: an unknown format, a path of another format, a model that has several inputs or
             outputs, open axes, operations or a dtype that the format does not take.
-        FileExistsError: there is something at `path`.
+        FileExistsError: there is something at `path`; with `overwrite`, something that `export` did
+            not write.
         ImportError: ONNX and LiteRT need `pip install 'keras-vmoe[export]'`.
         RuntimeError: the file does not give what Keras gives.
 
@@ -91,11 +93,26 @@ def export(
         with traced(model, format, batch_size, format != "saved_model") as graph:
             MODULES[format].write(graph, draft)
         if verify:
-            compare_with_keras(model, ExportedModel(draft, graph.metadata))
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(draft, target)
+            compare_with_keras(model, load(draft))
+        _move(draft, target)
     return graph.metadata
+
+
+def _move(draft: Path, target: Path) -> None:
+    """Puts the draft at the target; a crash leaves what was there, or its folder beside it."""
+    if not target.is_dir():
+        os.replace(draft, target)
+        return
+    # A folder cannot be replaced in one step.
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
+    os.replace(target, aside / target.name)
+    try:
+        os.replace(draft, target)
+    except BaseException:
+        os.replace(aside / target.name, target)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
 
 
 def _check_arguments(model: keras.Model, file_format: str, batch_size: int | None) -> None:
@@ -137,10 +154,24 @@ def _check_target(path: str | Path, file_format: str, overwrite: bool) -> Path:
         return target
     if not overwrite:
         raise FileExistsError(f"{target} exists; name another target, or overwrite it")
-    replaceable = (target / "saved_model.pb").is_file() if wanted is None else target.is_file()
-    if not replaceable:
-        raise FileExistsError(
-            f"{target} exists and is no exported model in format={file_format!r}, so it is not "
-            "overwritten; name another target"
-        )
+    _check_replaceable(target, file_format)
     return target
+
+
+def _check_replaceable(target: Path, file_format: str) -> None:
+    """Refuses to replace what `export` did not write: other files are not ours to delete."""
+    words = f"{target} exists and is no exported model in format={file_format!r}"
+    try:
+        metadata, _ = open_exported(target)
+    except ValueError as error:
+        raise FileExistsError(
+            f"{words}, so it is not overwritten; name another target ({error})"
+        ) from error
+    if metadata.format != file_format:
+        raise FileExistsError(f"{words}, so it is not overwritten; name another target")
+    foreign = saved_model.foreign_files(target) if target.is_dir() else []
+    if foreign:
+        raise FileExistsError(
+            f"{target} holds {foreign[0]!r}, which is not of the exported model, so it is not "
+            "overwritten; move that elsewhere, or name another target"
+        )

@@ -10,7 +10,6 @@ import keras
 import tensorflow as tf
 
 from keras_vmoe import layers, models
-from keras_vmoe.models.base import VisionModel
 from keras_vmoe.ops.validation import require
 from keras_vmoe.serving.metadata import Metadata
 from keras_vmoe.serving.routing import fixed_dispatch
@@ -109,18 +108,15 @@ def _metadata(
     shape: tuple[int | None, ...],
     dispatch: dict[str, str],
 ) -> Metadata:
-    is_classifier = isinstance(model, models.Classifier)
-    classes = is_classifier or getattr(model, "arguments", {}).get("num_classes") is not None
-    value_range = (-1.0, 1.0) if isinstance(model, VisionModel) else None
     output = tuple(model.outputs[0].shape[1:])
     return Metadata(
         format=file_format,
         input_name=model.inputs[0].name,
         input_shape=shape,
         input_dtype=keras.backend.standardize_dtype(model.inputs[0].dtype),
-        output_name="logits" if classes else "outputs",
+        output_name="logits" if getattr(model, "gives_logits", False) else "outputs",
         output_shape=(shape[0], *output),
-        value_range=(0.0, 255.0) if is_classifier else value_range,
-        class_names=tuple(model.class_names) if is_classifier else (),
+        value_range=getattr(model, "input_range", None),
+        class_names=tuple(model.class_names) if isinstance(model, models.Classifier) else (),
         dispatch=dispatch,
     )

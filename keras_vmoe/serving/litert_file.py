@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_vmoe.serving import packages, saved_model
 from keras_vmoe.serving.graph import Graph
-from keras_vmoe.serving.metadata import FILE_NAME, Metadata
+from keras_vmoe.serving.metadata import FILE_NAME, Metadata, OpenFile, check_size
 
 _SIGNATURE = "serving_default"
 _MISSING_OP = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
@@ -70,17 +70,29 @@ def custom_operations(content: bytes) -> list[str]:
     return sorted(name.decode() for name in custom)
 
 
-def read_metadata(path: Path) -> str | None:
-    """The text of the metadata, if the file has some."""
-    if not zipfile.is_zipfile(path):
-        return None
-    with zipfile.ZipFile(path) as archive:
-        found = FILE_NAME in archive.namelist()
-        return archive.read(FILE_NAME).decode("utf-8") if found else None
+def open_file(path: Path) -> OpenFile:
+    """Opens a LiteRT file.
+
+    Raises:
+        ValueError: a damaged zip, or metadata that is too large.
+    """
+    text = _read_metadata(path) if zipfile.is_zipfile(path) else None
+    return OpenFile(text, lambda metadata: _function(path, metadata))
 
 
-def open_function(path: Path, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads a LiteRT file as a function of arrays."""
+def _read_metadata(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if FILE_NAME not in archive.namelist():
+                return None
+            # No more than the archive says of it is unpacked.
+            check_size(archive.getinfo(FILE_NAME).file_size)
+            return archive.read(FILE_NAME).decode("utf-8")
+    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: it is encrypted
+        raise ValueError(f"the zip behind the model is damaged: {error}") from error
+
+
+def _function(path: Path, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
     module = packages.load("ai_edge_litert.interpreter")
     interpreter = module.Interpreter(model_path=str(path))
     runner = interpreter.get_signature_runner(_SIGNATURE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from keras_vmoe.ops.validation import require
 from keras_vmoe.serving import litert_file, onnx_file, saved_model
-from keras_vmoe.serving.metadata import Metadata
+from keras_vmoe.serving.metadata import Metadata, OpenFile
 
 SUFFIXES = {".onnx": "onnx", ".tflite": "litert"}
 MODULES: dict[str, ModuleType] = {
@@ -21,11 +22,12 @@ MODULES: dict[str, ModuleType] = {
 
 
 class ExportedModel:
-    """An exported model as a function of NumPy arrays.
+    """An exported model as a function of NumPy arrays; `load` makes it.
 
     Args:
         path: the file or folder.
         metadata: its facts.
+        function: runs it.
 
     Call arguments:
         inputs: as `metadata.input_shape` and `metadata.input_dtype` say.
@@ -35,13 +37,14 @@ class ExportedModel:
 
     Raises:
         ValueError: inputs of another shape.
-        ImportError: the runtime is not installed.
     """
 
-    def __init__(self, path: Path, metadata: Metadata) -> None:
+    def __init__(
+        self, path: Path, metadata: Metadata, function: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
         self.path = path
         self.metadata = metadata
-        self._run = MODULES[metadata.format].open_function(path, metadata)
+        self._run = function
 
     def __call__(self, inputs: Any) -> np.ndarray:
         inputs = np.asarray(inputs, self.metadata.input_dtype)
@@ -83,7 +86,7 @@ def load(path: str | Path) -> ExportedModel:
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ValueError: it is none of these, or was not written by `export`.
+        ValueError: it is none of these, was not written by `export`, or its metadata was altered.
         ImportError: the runtime is not installed.
 
     Example:
@@ -104,15 +107,35 @@ def load(path: str | Path) -> ExportedModel:
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder")
+    metadata, opened = open_exported(path)
+    return ExportedModel(path, metadata, opened.load(metadata))
+
+
+def open_exported(path: Path) -> tuple[Metadata, OpenFile]:
+    """Opens what `export` wrote, and reads what it says of itself.
+
+    Raises:
+        ValueError: as for `load`.
+        ImportError: onnxruntime is not installed.
+    """
     found = exported_format(path)
     require(
         found is not None,
         f"path must be a SavedModel's folder, an .onnx or a .tflite file. Received: {path}",
     )
-    text = MODULES[found].read_metadata(path)
+    try:
+        opened = MODULES[found].open_file(path)
+        metadata = None if opened.metadata is None else Metadata.from_json(opened.metadata)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as {found}: {error}; export it again") from error
     require(
-        text is not None,
+        metadata is not None,
         f"path must be what keras_vmoe.serving.export wrote; it holds no metadata of it. "
         f"Received: {path}",
     )
-    return ExportedModel(path, Metadata.from_json(text))
+    require(
+        metadata.format == found,
+        f"{path} is in format {found!r}, but its metadata says format={metadata.format!r}; "
+        "export it again",
+    )
+    return metadata, opened

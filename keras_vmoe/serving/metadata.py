@@ -4,11 +4,55 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_vmoe.ops.validation import require
 
 KEY = "keras_vmoe"
 FILE_NAME = f"{KEY}.json"
+#: What is read of a file: the names of a hundred thousand classes, and no archive that bursts.
+MAX_BYTES = 16 * 2**20
+
+
+def _is_axes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(x is None or type(x) is int for x in value)
+
+
+def _is_range(value: Any) -> bool:
+    numbers = isinstance(value, tuple) and all(type(x) in (int, float) for x in value)
+    return value is None or (numbers and len(value) == 2 and value[0] < value[1])
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return bool(keras.backend.standardize_dtype(value)) and isinstance(value, str)
+    except ValueError:
+        return False
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, tuple) and all(isinstance(x, str) for x in values)
+
+
+# What each field must be in a file, which others may have altered.
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "format": (lambda value: isinstance(value, str), "a string"),
+    "input_name": (lambda value: isinstance(value, str), "a string"),
+    "input_shape": (lambda value: _is_axes(value) and len(value) > 0, "a list of sizes or null"),
+    "input_dtype": (_is_dtype, "the name of a dtype"),
+    "output_name": (lambda value: isinstance(value, str), "a string"),
+    "output_shape": (_is_axes, "a list of sizes or null"),
+    "value_range": (_is_range, "null or [low, high]"),
+    "class_names": (_are_names, "a list of strings"),
+    "dispatch": (
+        lambda value: isinstance(value, dict) and _are_names(tuple(value.values())),
+        "an object of strings",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +100,54 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str) -> Metadata:
-        """The reverse of `to_json`."""
-        facts: dict[str, Any] = json.loads(text)
-        lists = {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
-        return cls(**{**facts, **lists})
+        """The reverse of `to_json`. Fields that are not known, of a later version, are left out.
+
+        Raises:
+            ValueError: no JSON, no object, a field that is missing or of another kind.
+        """
+        facts = json.loads(text)
+        require(isinstance(facts, dict), f"metadata must be an object. Received: {text[:80]!r}")
+        found = {}
+        for field in dataclasses.fields(cls):
+            if field.name in facts:
+                value = facts[field.name]
+                found[field.name] = tuple(value) if isinstance(value, list) else value
+        missing = [name for name in _required(cls) if name not in found]
+        require(not missing, f"metadata must have the fields {', '.join(missing)}")
+        for name, value in found.items():
+            is_right, wanted = _CHECKS[name]
+            require(is_right(value), f"{name} must be {wanted}. Received: {name}={value!r}")
+        return cls(**found)
+
+
+def _required(cls: type[Metadata]) -> list[str]:
+    nothing = dataclasses.MISSING
+    return [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is nothing and field.default_factory is nothing
+    ]
+
+
+class OpenFile(NamedTuple):
+    """An exported file as the modules of the formats open it.
+
+    Attributes:
+        metadata: its text, if the file has some.
+        load: makes a function of arrays of what was opened.
+    """
+
+    metadata: str | None
+    load: Callable[[Metadata], Callable[[np.ndarray], np.ndarray]]
+
+
+def check_size(size: int) -> None:
+    """Refuses metadata that is too large to be read.
+
+    Raises:
+        ValueError: more than `MAX_BYTES`.
+    """
+    require(
+        size <= MAX_BYTES,
+        f"metadata must have at most {MAX_BYTES:,} bytes. Received: {size:,} bytes",
+    )

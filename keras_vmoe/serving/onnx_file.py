@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_vmoe.serving import packages
 from keras_vmoe.serving.graph import Graph
-from keras_vmoe.serving.metadata import KEY, Metadata
+from keras_vmoe.serving.metadata import KEY, Metadata, OpenFile, check_size
 
 #: The newest that tf2onnx writes; onnxruntime 1.14 and later run it.
 OPSET = 18
@@ -62,27 +62,22 @@ def _quiet(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _session(path: Path) -> Any:
-    return packages.load("onnxruntime").InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
-
-
-def read_metadata(path: Path) -> str | None:
-    """The text of the metadata, if the file has some.
+def open_file(path: Path) -> OpenFile:
+    """Opens an ONNX file; its session, which takes time to make, is that of the function too.
 
     Raises:
         ValueError: a file that onnxruntime cannot open.
+        ImportError: it is not installed.
     """
+    runtime = packages.load("onnxruntime")
     try:
-        return _session(path).get_modelmeta().custom_metadata_map.get(KEY)
-    except ImportError:
-        raise
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common class
-        raise ValueError(f"{path} cannot be opened as an ONNX file: {error}") from error
+        raise ValueError(f"onnxruntime cannot open it: {error}") from error
 
+    def load(metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda inputs: session.run([metadata.output_name], {metadata.input_name: inputs})[0]
 
-def open_function(path: Path, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
-    """Loads an ONNX file as a function of arrays."""
-    session = _session(path)
-    return lambda inputs: session.run([metadata.output_name], {metadata.input_name: inputs})[0]
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    check_size(len(text or ""))
+    return OpenFile(text, load)

@@ -87,6 +87,9 @@ def test_classes_that_cannot_be_right_may_have_no_probability():
         (np.zeros((2, 3)), np.zeros(3, int), 15, r"labels of shape \(3,\)"),
         (np.zeros(3), np.zeros(3, int), 15, r"logits of shape \(3,\)"),
         (np.zeros((2, 3)), np.zeros(2, int), 0, "num_bins=0"),
+        (np.zeros((2, 3)), np.array([0, -1]), 15, "labels must be class ids from 0 to 2.*with -1"),
+        (np.zeros((2, 3)), np.array([3, 9]), 15, "labels must be class ids from 0 to 2.*with 3, 9"),
+        (np.zeros((2, 3)), np.zeros(2), 15, "integer class ids.*dtype float64"),
     ],
 )
 def test_bad_input_is_named(logits, labels, bins, message):

@@ -1,12 +1,15 @@
 """Exported files in their own runtimes, beside Keras."""
 
 import json
+import os
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_vmoe import layers, models, serving
 from keras_vmoe.serving import exporting, graph, litert_file, packages
@@ -168,6 +171,37 @@ def test_what_files_say_of_themselves(tmp_path):
     assert litert_file.custom_operations((tmp_path / "model.tflite").read_bytes()) == []
 
 
+WRAPPERS = {
+    "with_routing": lambda: models.with_routing(tiny.vmoe(), capacity_factor=4),
+    "averaged_prediction": lambda: models.averaged_prediction(tiny.ensemble()),
+    "both": lambda: models.averaged_prediction(models.with_routing(tiny.ensemble(), 1, 4)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapped_model_says_what_the_model_says(tmp_path, name):
+    wrapped = WRAPPERS[name]()
+    wrapped.save(tmp_path / "wrapped.keras")
+    for model in (wrapped, keras.models.load_model(tmp_path / "wrapped.keras")):
+        with graph.traced(model, "saved_model", 1, fixed_shapes=False) as traced:
+            assert traced.metadata.output_name == "logits"
+            assert traced.metadata.value_range == (-1.0, 1.0)
+
+
+def test_what_is_not_known_is_not_said():
+    features = models.feature_extractor(tiny.vit())
+    for model, name, value_range in (
+        (features, "outputs", (-1.0, 1.0)),
+        (models.feature_extractor(models.Classifier(tiny.vit(), "abc")), "outputs", (0.0, 255.0)),
+        (tiny.vit(num_classes=None), "outputs", (-1.0, 1.0)),
+        (models.FunctionalModel(features.input, features.output), "outputs", None),
+        (keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), "outputs", None),
+    ):
+        with graph.traced(model, "saved_model", 1, fixed_shapes=False) as traced:
+            assert traced.metadata.output_name == name
+            assert traced.metadata.value_range == value_range
+
+
 def test_dispatch_is_chosen_by_arithmetic_and_given_back(tmp_path):
     model = tiny.vmoe(mlp_dim=128, images_per_group=8)
     with graph.traced(model, "onnx", 1, fixed_shapes=True) as traced:
@@ -209,7 +243,7 @@ def test_an_operation_that_litert_lacks_is_named(tmp_path):
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     model = dense()
     monkeypatch.setattr(
-        exporting.ExportedModel, "__call__", lambda self, x: keras_outputs(model, x) + 1e-3
+        serving.ExportedModel, "__call__", lambda self, x: keras_outputs(model, x) + 1e-3
     )
     with pytest.raises(RuntimeError, match=r"served differs from the Keras model by 0.0"):
         serving.export(model, tmp_path / "served")
@@ -226,6 +260,49 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(FileExistsError, match="no exported model.*not\\s+overwritten"):
         serving.export(dense(), tmp_path / "photos", overwrite=True)
+
+
+@pytest.mark.parametrize("own", ["notes.txt", "assets/words.txt", "assets.extra/labels.txt"])
+def test_a_folder_with_files_of_others_is_not_replaced(tmp_path, own):
+    path = tmp_path / "served"
+    serving.export(dense(), path, verify=False)
+    (path / own).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"served holds '{own}'.*not overwritten"):
+        serving.export(dense(), path, overwrite=True, verify=False)
+    assert (path / own).read_text() == "mine"
+    (path / own).unlink()
+    serving.export(dense(), path, overwrite=True, verify=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["served"]
+
+
+def test_models_of_others_are_not_replaced(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "theirs"))
+    with zipfile.ZipFile(tmp_path / "theirs.tflite", "w") as archive:
+        archive.writestr("labels.txt", "a")
+    (tmp_path / "theirs.onnx").write_bytes(b"nothing")
+    for file_format, suffix in SUFFIX.items():
+        path = tmp_path / f"theirs{suffix}"
+        with pytest.raises(FileExistsError, match="no exported model in format.*not overwritten"):
+            serving.export(dense(), path, file_format, overwrite=True, verify=False)
+    assert zipfile.is_zipfile(tmp_path / "theirs.tflite")
+    assert (tmp_path / "theirs" / "saved_model.pb").is_file()
+
+
+def test_a_crash_while_a_folder_is_replaced_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "served"
+    serving.export(dense(), path, verify=False)
+    replace = os.replace
+
+    def fails_for_the_new_one(source, target):
+        if ".export-" in str(source):
+            raise OSError("no space left")
+        replace(source, target)
+
+    monkeypatch.setattr(exporting.os, "replace", fails_for_the_new_one)
+    with pytest.raises(OSError, match="no space left"):
+        serving.export(dense(), path, batch_size=3, overwrite=True, verify=False)
+    assert serving.load(path).metadata.batch_size == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["served"]
 
 
 def two_inputs():

@@ -127,6 +127,11 @@ def test_error_lines_lose_graph_nodes_and_gin_calls():
     assert errors.one_line(ValueError("it lacks:\n a\n b\n c\n d")) == "it lacks: a; b; c; …"
 
 
+def test_every_line_of_a_list_is_told(capsys):
+    assert errors.report(errors.ListError("it lacks:\n a\n b\n c\n d")) == 1
+    assert capsys.readouterr().err == "keras-vmoe: error: it lacks:\n  a\n  b\n  c\n  d\n"
+
+
 @pytest.mark.parametrize(
     ("word", "value"),
     [

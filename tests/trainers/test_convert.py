@@ -80,6 +80,33 @@ def test_class_names_make_a_classifier(tmp_path, capsys):
     assert model.class_names[3] == "class 3"
 
 
+def test_a_classifier_stays_one(tmp_path, capsys):
+    source, images = tmp_path / "a.keras", np.full((1, 20, 24, 3), 99.0, "float32")
+    models.Classifier(tiny.vit(), ["ant", "bee", "cat"], value_range=(0.0, 1.0)).save(source)
+    code, _, err = run(capsys, source, tmp_path / "b.keras")
+    assert (code, err) == (0, "")
+    before, after = (keras.models.load_model(tmp_path / f"{x}.keras") for x in "ab")
+    assert after.class_names == ["ant", "bee", "cat"]
+    np.testing.assert_allclose(after(images), before(images), atol=1e-6)
+    (tmp_path / "names.txt").write_text("x\ny\nz\n")
+    words = (source, tmp_path / "c.keras", f"--class_names={tmp_path / 'names.txt'}")
+    assert run(capsys, *words)[0] == 0
+    renamed = keras.models.load_model(tmp_path / "c.keras")
+    assert (renamed.class_names, renamed.value_range) == (["x", "y", "z"], (0.0, 1.0))
+    code, _, err = run(capsys, source, tmp_path / "a.npz")
+    assert code == 0
+    assert "a.npz holds weights alone; the class names and the preprocessing are left out" in err
+
+
+def test_a_damaged_keras_file_is_no_missing_one(tmp_path, capsys):
+    tiny.vit().save(tmp_path / "a.keras")
+    content = (tmp_path / "a.keras").read_bytes()
+    (tmp_path / "half.keras").write_bytes(content[: len(content) // 2])
+    code, _, err = run(capsys, tmp_path / "half.keras", tmp_path / "b.keras")
+    assert code == 1
+    assert "half.keras cannot be loaded as a Keras model: it is damaged" in err
+
+
 def test_every_name_without_a_partner_is_told(tmp_path, capsys):
     arrays = dict(golden.load("ckpt_tiny/vmoe_tiny").under("params"))
     for i in range(6):
@@ -114,6 +141,12 @@ def test_every_name_without_a_partner_is_told(tmp_path, capsys):
         ((VMOE, "FOLDER/a.keras", "depth"), 2, "convert: 'depth' is not NAME=VALUE"),
         ((VMOE, "FOLDER/a.npz", "--class_names=x"), 2, "--class_names is for a TARGET that ends"),
         (("FOLDER/there.keras", "FOLDER/a.npz", "num_classes=3"), 2, "cannot be changed in a .ker"),
+        (
+            ("FOLDER/there.keras", "FOLDER/a.npz", "--allow_unmatched"),
+            2,
+            "convert: --allow_unmatched is for arrays by name; a .keras file is taken as it is",
+        ),
+        (("FOLDER/there.keras", "FOLDER/a.npz", "--notable"), 2, "convert: --table is for arrays"),
     ],
 )
 def test_what_is_refused(tmp_path, capsys, words, code, message):

@@ -26,6 +26,7 @@ def test_it_says_what_the_run_said(finished_run, capsys):
     accuracy, loss = map(float, re.search(r"accuracy ([\d.]+)%, loss ([\d.]+)", out).groups())
     assert accuracy == pytest.approx(100 * row["accuracy"], abs=0.006)
     assert loss == pytest.approx(row["loss"], abs=6e-4)
+    assert "sigmoid" not in out
     # The run's is a mean over batches, of which the last is smaller.
     layer = re.search(r"encoder_block_0_moe +([\d.]+)%", out)
     assert float(layer[1]) == pytest.approx(100 * row["encoder_block_0_moe/dropped"], abs=1)
@@ -41,6 +42,9 @@ def test_batches_alone_of_ones_own_size_and_another_loss(finished_run, capsys):
     assert f"accuracy {evaluation.evaluate(model.model, first).accuracy:.2%}" in out
     # Ten binary cross entropies of logits near 0.
     assert float(re.search(r"loss ([\d.]+)", out)[1]) == pytest.approx(10 * np.log(2), rel=0.1)
+    assert (
+        "NLL, Brier and ECE are of the softmax of the logits; this run's loss is 'sigmoid'" in out
+    )
 
 
 def test_a_dense_file_on_data_of_a_gin_file(dense_run, capsys):

@@ -36,8 +36,8 @@ def test_a_file_without_class_names(tmp_path, capsys):
     words = (tmp_path / "model.keras", tmp_path / "served", "--capacity_factor=4")
     code, out, _ = run(capsys, *words)
     assert code == 0
-    assert "input    images [1, 16, 16, 3] float32\n" in out
-    assert "output   outputs [1, 3]\n" in out
+    assert "input    images [1, 16, 16, 3] float32, -1 to 1\n" in out
+    assert "output   logits [1, 3]\n" in out
     assert re.search(r"served: saved_model, [\d.]+ MB, gives what Keras gives", out)
     model = tiny.vmoe(num_layers=1, placement=(0,), capacity_factor=4.0)
     given = serving.load(tmp_path / "served")(tiny.images(1))

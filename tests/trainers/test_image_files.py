@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_vmoe.data import folder
 from keras_vmoe.trainers import image_files
 
 GREY = np.random.default_rng(0).integers(0, 256, (7, 9), "uint8")
@@ -56,6 +57,11 @@ def test_folders_are_searched_in_order(tmp_path):
     found = image_files.find([str(tmp_path / "a" / "notes.txt"), str(tmp_path)])
     names = [path.relative_to(tmp_path).as_posix() for path in found]
     assert names == ["a/notes.txt", "a/10.gif", "a/2.JPG", "b.png"]
+    for name in folder.SUFFIXES + folder.OTHER_FORMATS:  # one that cannot be read is named later
+        (tmp_path / "all").mkdir(exist_ok=True)
+        (tmp_path / "all" / f"a{name}").touch()
+    found = image_files.find([str(tmp_path / "all")])
+    assert {path.suffix for path in found} == {*folder.SUFFIXES, *folder.OTHER_FORMATS}
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty holds no images .*.png, .jpg"):
         image_files.find([str(tmp_path / "empty")])

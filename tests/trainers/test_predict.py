@@ -89,6 +89,23 @@ def test_a_workdir_in_words(finished_run, folder, capsys):
     assert all(line.endswith(tuple("0123456789")) and "%" in line for line in lines[1:])
 
 
+def test_probabilities_of_a_run_are_those_of_its_loss(copied_run, folder, capsys):
+    words = (folder / "a.png", "--top=10")
+    softmax = confidences(answers(capsys, copied_run, *words)[0])
+    with (copied_run / "config.gin").open("a") as config:
+        config.write("\ntrain.loss = 'sigmoid'\n")
+    sigmoid = confidences(answers(capsys, copied_run, *words)[0])
+    assert list(sigmoid) == list(softmax)
+    assert sum(softmax.values()) == pytest.approx(1)
+    # Logits are the logs of the one, up to a constant, and the log odds of the other.
+    odds = {name: p / (1 - p) for name, p in sigmoid.items()}
+    total = sum(odds.values())
+    assert {name: p / total for name, p in odds.items()} == pytest.approx(softmax, rel=1e-4)
+    assert sum(sigmoid.values()) != pytest.approx(1, abs=0.1)
+    file = confidences(answers(capsys, copied_run / "model.keras", *words)[0])
+    assert file == pytest.approx(softmax)
+
+
 def test_pictures_of_the_routing(model_file, folder, tmp_path, capsys):
     pictures = tmp_path / "new" / "pictures"
     paths = (folder / "a.png", folder / "more" / "a.png")
