@@ -161,7 +161,10 @@ def test_what_a_run_reached_and_cost(folder):
     wanted |= {"renormalise_gates": False, "capacity_factor": 0.5, "width": 8, "steps": 6}
     assert {name: summary.arguments[name] for name in wanted} == wanted
     chosen = runs.summarise(folder / "sparse", vmoe(num_selected=None, router="expert_choice"))
-    assert not {"num_selected", "renormalise_gates"} & set(chosen.arguments)
+    assert "num_selected" not in chosen.arguments
+    assert chosen.arguments["renormalise_gates"] is False  # of expert choice too
+    soft = runs.summarise(folder / "sparse", vmoe(num_selected=None, router="soft"))
+    assert not {"num_selected", "renormalise_gates"} & set(soft.arguments)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_a_run_that_is_given_twice_is_one_row_of_the_matrix(compared):
     found = [runs.summarise(folder, vmoe()) for folder in folders]
     given = SimpleNamespace(subject=None, path=None, folders=folders, runs=found)
     assert making._k_folders(given) == folders
-    given.subject = SimpleNamespace(moe=[1], routers={making.layers.TopKRouter})
+    given.subject = SimpleNamespace(moe=[1], tokens_choose=True)
     for path in (folders[1], folders[1] / "model.keras"):
         given.path = path
         assert making._k_folders(given) == [path, folders[0]]
