@@ -31,7 +31,7 @@ SOURCE is one of
   FILE.keras    a model of this package, taken as it is; one with class names keeps them in
                 another FILE.keras (--class_names gives it others)
 TARGET is one of
-  FILE.keras    for keras.models.load_model
+  FILE.keras    for keras.models.load_model, after `import keras_vmoe`
   FILE.npz      a dense ViT as google-research/vision_transformer reads it
   PREFIX.index  a checkpoint as google-research/vmoe reads it
 
@@ -43,6 +43,16 @@ capacity_factor, batch_priority, images_per_group, dtype, ...
   keras-vmoe convert ViT-B_16.npz vit_b16.keras image_size=384 num_classes=10
 """
 _TARGETS = (".keras", ".npz", ".index")
+# Arguments that files of arrays do not hold, ...
+_NOT_STORED = (
+    "router num_selected capacity_factor eval_capacity_factor batch_priority images_per_group "
+    "renormalise_gates"
+)
+# ... and those by which models that come from such files differ.
+_TOLD = (
+    "image_size patch_size num_layers width mlp_dim num_heads num_classes pooling placement "
+    f"num_experts num_members {_NOT_STORED}"
+)
 
 
 def _flags() -> flags.FlagValues:
@@ -60,7 +70,9 @@ def _flags() -> flags.FlagValues:
         "A text file of a class name a line: FILE.keras then takes raw images and names classes.",
         flag_values=values,
     )
-    flags.DEFINE_boolean("table", True, "Print which array went where.", flag_values=values)
+    flags.DEFINE_boolean(
+        "table", True, "Print which array went where; --notable leaves it out.", flag_values=values
+    )
     return values
 
 
@@ -113,8 +125,16 @@ def _check_target(target: Path, values: flags.FlagValues) -> None:
 def _class_names(path: str | None) -> list[str] | None:
     if path is None:
         return None
-    lines = Path(path).expanduser().read_text().splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"--class_names={path}: there is no such file")
+    lines = file.read_text().splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        found = f"{twice[0]!r} twice" if twice else "none"
+        raise ValueError(f"--class_names={path} must hold a name a line, all different: {found}")
+    return names
 
 
 def _keras_model(path: str, overrides: dict[str, Any], values: flags.FlagValues) -> keras.Model:
@@ -149,7 +169,9 @@ def _converted(source: str, overrides: dict[str, Any], values: flags.FlagValues)
     if values.table:
         print("\n".join(text.aligned(_rows(model, transfer), num_left=4)))
     print(f"{type(model).__name__}: {transfer}")
-    print(f"arguments: {_told(model)}")
+    print(f"arguments: {_told(model, _TOLD)}")
+    if any(name.startswith("head/") for name in transfer.fresh):
+        print("note: the head is untrained; fine-tune the model before it predicts")
     return model
 
 
@@ -174,13 +196,8 @@ def _rows(model: keras.Model, transfer: checkpoints.Transfer) -> list[tuple[str,
     return [("array", "", "variable", "shape"), *sorted(rows)]
 
 
-def _told(model: keras.Model) -> str:
-    """The arguments by which models of such a file differ."""
-    names = (
-        "image_size patch_size num_layers width mlp_dim num_heads num_classes pooling placement "
-        "num_experts num_members num_selected capacity_factor eval_capacity_factor "
-        "batch_priority images_per_group"
-    )
+def _told(model: keras.Model, names: str) -> str:
+    """The arguments of a model that are given, of a list of names."""
     found = model.arguments
     return ", ".join(f"{n}={found[n]!r}" for n in names.split() if found.get(n) is not None)
 
@@ -198,6 +215,8 @@ def _save(model: keras.Model, target: Path, names: list[str] | None, overwrite: 
     elif target.suffix == ".index":
         arrays = checkpoints.reference_variables(model)
         checkpoints.save_vmoe(str(target).removesuffix(".index"), arrays, overwrite=overwrite)
+        if told := _told(model, _NOT_STORED):
+            print(f"not in the file: {told}; give what is no default as NAME=VALUE when it is read")
     else:
         value_range = (-1.0, 1.0) if classifier is None else classifier.value_range
         whole = model if names is None else models.Classifier(model, names, value_range)

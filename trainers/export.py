@@ -92,7 +92,13 @@ def main(argv: Sequence[str]) -> int:
     source, target = words
     command_line.require_folder("", target)
     batch_size = _batch_size(values.batch_size)
-    file_format = values.format or _BY_SUFFIX.get(Path(target).suffix, "saved_model")
+    suffix = Path(target).suffix
+    if suffix and suffix not in _BY_SUFFIX and not values.format:
+        raise UsageError(
+            f"export: TARGET must end in {' or '.join(_BY_SUFFIX)}, or in nothing, which is the "
+            f"folder of a SavedModel; with another ending give --format. Received: {target}"
+        )
+    file_format = values.format or _BY_SUFFIX.get(suffix, "saved_model")
     if Path(target).expanduser().exists() and not values.overwrite:
         raise FileExistsError(f"{target} exists; name another target, or give --overwrite")
     if not Path(source).expanduser().exists():

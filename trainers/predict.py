@@ -152,8 +152,8 @@ def _of_exported(model: serving.ExportedModel) -> _Predictor:
     facts = model.metadata
     if not facts.class_names:
         raise ValueError(
-            f"{model.path} holds a model without class names; export a "
-            "models.Classifier(model, class_names)"
+            f"{model.path} holds a model without class names; export a model that has some: "
+            "`keras-vmoe convert` gives it some with --class_names=FILE, as models.Classifier does"
         )
     if facts.batch_size not in (None, 1):
         raise ValueError(

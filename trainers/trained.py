@@ -133,8 +133,8 @@ class Trained:
         """
         if not self.class_names:
             raise ValueError(
-                f"{self.origin} holds a model without class names; save it as "
-                "models.Classifier(model, class_names)"
+                f"{self.origin} holds a model without class names; `keras-vmoe convert` gives "
+                "it some with --class_names=FILE, as models.Classifier(model, class_names) does"
             )
         return models.Classifier(self.model, self.class_names)
 

@@ -33,7 +33,7 @@ def test_a_released_checkpoint_becomes_a_keras_file(tmp_path, capsys):
     assert "VMoE: 203 arrays copied" in out
     assert out[-1] == f"wrote  {target}  40,106 parameters"
     told = next(line for line in out if line.startswith("arguments: "))
-    assert "placement=(1, 3, 11), num_experts=4, num_selected=2, capacity_factor=1.05" in told
+    assert "placement=(1, 3, 11), num_experts=4, router='top_k', num_selected=2" in told
     wanted = golden.load("ckpt_tiny/vmoe_tiny")
     logits = keras.models.load_model(target)(wanted["in/images"])
     np.testing.assert_allclose(logits, wanted["det/logits"], atol=1e-5)
@@ -53,12 +53,14 @@ def test_other_classes_and_sizes(tmp_path, capsys):
     assert "resized" in found["Encoder/posembed_input/pos_embedding"]
     assert "made anew" in found["head/kernel"]
     assert "left out: head/bias, head/kernel" in next(x for x in out if x.startswith("VMoE:"))
+    assert "note: the head is untrained; fine-tune the model before it predicts" in out
 
 
 def test_there_and_back_again(tmp_path, capsys):
     run(capsys, VMOE, tmp_path / "vmoe.keras")
-    code, _, _ = run(capsys, tmp_path / "vmoe.keras", tmp_path / "again.index")
+    code, out, _ = run(capsys, tmp_path / "vmoe.keras", tmp_path / "again.index")
     assert code == 0
+    assert out[0].startswith("not in the file: router='top_k', num_selected=2, capacity_factor=1.")
     data = ".data-00000-of-00001"
     assert (tmp_path / f"again{data}").read_bytes() == Path(VMOE + data).read_bytes()
     dense = tiny.vit()
@@ -139,6 +141,8 @@ def test_every_name_without_a_partner_is_told(tmp_path, capsys):
         ((VMOE, "FOLDER/a.npz"), 1, "has sparse blocks; write it with save_vmoe"),
         ((VMOE, "FOLDER/a.keras", "depth=3"), 1, "VMoE has no argument depth"),
         ((VMOE, "FOLDER/a.keras", "depth"), 2, "convert: 'depth' is not NAME=VALUE"),
+        ((VMOE, "FOLDER/a.keras", "--class_names=x"), 1, "--class_names=x: there is no such file"),
+        ((VMOE, "FOLDER/a.keras", "--class_names=FOLDER/there.keras"), 1, "all different: none"),
         ((VMOE, "FOLDER/a.npz", "--class_names=x"), 2, "--class_names is for a TARGET that ends"),
         (("FOLDER/there.keras", "FOLDER/a.npz", "num_classes=3"), 2, "cannot be changed in a .ker"),
         (

@@ -49,6 +49,7 @@ def test_a_file_without_class_names(tmp_path, capsys):
     [
         (["model.keras"], 2, "give MODEL and TARGET. Received: 1 words"),
         (["missing", "model.onnx"], 1, "missing: there is no such file"),
+        (["here", "model.onx"], 2, "TARGET must end in .onnx or .tflite, or in nothing"),
         (["here", "here"], 1, "here exists; name another target, or give --overwrite"),
         (["here", "model.onnx", "--batch_size=many"], 2, "--batch_size=many"),
         (["here", "model.onnx", "--batch_size=0"], 2, "--batch_size=0"),

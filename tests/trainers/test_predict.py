@@ -146,7 +146,7 @@ def test_models_that_do_not_fit_are_named(dense_run, folder, tmp_path, capsys):
     image = folder / "a.png"
     tiny.vit().save(tmp_path / "bare.keras")
     _, _, err = run(capsys, tmp_path / "bare.keras", image)
-    assert "without class names; save it as models.Classifier(model, class_names)" in err
+    assert "without class names; `keras-vmoe convert` gives it some with --class_names=FILE" in err
     _, _, err = run(capsys, dense_run, image, f"--routing={tmp_path}")
     assert "--routing needs a model with MoE layers, but this one is dense" in err
     serving.export(tiny.vit(), tmp_path / "bare", verify=False)
