@@ -78,7 +78,8 @@ def plot_routing(
             name.replace("_member_", "\nmember ").replace("_", " "), fontsize=9
         )
         _draw_shares(axes[shown, column], records[name])
-    _draw_key(axes[shown, 0], len(images))
+    several = any(record.expert.shape[-1] > 1 for record in records.values())
+    _draw_key(axes[shown, 0], len(images), several)
     figure.suptitle("The expert that each patch went to", fontsize=11)
     figure.savefig(path)
 
@@ -168,12 +169,14 @@ def _draw_shares(axis: Axes, record: RoutingRecord) -> None:
     axis.set_title(f"dropped: {lost:.1%} of tokens", fontsize=8)
 
 
-def _draw_key(axis: Axes, count: int) -> None:
+def _draw_key(axis: Axes, count: int, several: bool) -> None:
+    """The key; with several choices a token, a patch shows one of them and the bars count all."""
     from matplotlib.patches import Patch
 
     axis.set_axis_off()
     dropped = Patch(facecolor=canvas.DROPPED, **canvas.HATCH, label="dropped")
-    expert = Patch(facecolor=canvas.EIGHT_COLOURS[1], label="expert (number)")
+    label = "expert (number)" + (" of the\nkept choice that\nweighs most" if several else "")
+    expert = Patch(facecolor=canvas.EIGHT_COLOURS[1], label=label)
     axis.legend(
         handles=[expert, dropped],
         loc="upper left",
