@@ -24,7 +24,9 @@ ROOMY = {
 
 
 @pytest.mark.parametrize("kind", ROOMY)
-@pytest.mark.parametrize("placement", [None, "every_2", (0, 3)])
+@pytest.mark.parametrize(
+    "placement", [None, *(pytest.param(p, marks=pytest.mark.slow) for p in ("every_2", (0, 3)))]
+)
 def test_the_output_is_the_dense_models(dense, kind, placement):
     sparse = checkpoints.upcycle(dense, num_experts=4, placement=placement, **ROOMY[kind])
     images = tiny.images(5)

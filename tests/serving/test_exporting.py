@@ -90,6 +90,12 @@ def in_its_own_process(path, file_format, batches):
     return list(np.load(folder / "out.npz").values())
 
 
+def quick_first(names):
+    """The first of many cases, and the others marked slow."""
+    first, *others = names
+    return [first, *(pytest.param(name, marks=pytest.mark.slow) for name in others)]
+
+
 @pytest.mark.parametrize("file_format", serving.FORMATS)
 def test_a_classifier_in_a_process_of_its_own(tmp_path, file_format):
     classifier = models.Classifier(one_block(num_selected=2), ["ä", "b", "c"])
@@ -104,7 +110,7 @@ def test_a_classifier_in_a_process_of_its_own(tmp_path, file_format):
 
 
 @pytest.mark.parametrize("file_format", ["onnx", "litert"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick_first(MODELS))
 def test_every_router_in_every_format(tmp_path, name, file_format):
     model = MODELS[name]()
     exported = serving.load(exported_to(tmp_path, model, file_format, batch_size=4, verify=False))
