@@ -206,10 +206,10 @@ def _arguments(stored: dict[str, Any], given: Mapping[str, Any], name: str) -> d
         del given["num_classes"]
     if given.get("image_size") is None:
         given.pop("image_size", None)
-        require(
-            "image_size" in stored,
-            "image_size must be given: the positions in the file do not tell of which it is",
-        )
+        if "image_size" not in stored:
+            raise CheckpointError(
+                "image_size must be given: the positions in the file do not tell of which it is"
+            )
     optional = ("num_selected", "capacity_factor", "eval_capacity_factor", "images_per_group")
     given = {n: v for n, v in given.items() if v is not None or n not in optional}
     arguments = dict(stored)

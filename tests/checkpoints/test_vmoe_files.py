@@ -353,7 +353,7 @@ def test_no_mutated_file_makes_a_wrong_model(tmp_path):
             path.unlink()
         try:
             model = checkpoints.load_model(write(tmp_path, damaged.files))
-        except CheckpointError:
+        except ValueError:  # a CheckpointError, or what the model says of such arguments
             continue
         built += 1
         found = checkpoints.reference_variables(model)
