@@ -28,7 +28,7 @@ def training_batches(
         source.train,
         batch_size=config.batch_size,
         image_size=config.image_size,
-        channels=channels(config, source),
+        channels=config.image_channels(source),
         training=True,
         seed=config.seed,
         start_step=start_step,
@@ -65,7 +65,7 @@ def held_out_batches(
         num_shards=num_shards,
         shard_index=shard_index,
         image_size=config.image_size,
-        channels=channels(config, source),
+        channels=config.image_channels(source),
         crop=config.eval_crop,
         cache=config.cache,
         pad=True,
@@ -83,8 +83,3 @@ def verify(source: data.ImageSource) -> None:
     """
     data.verify(source.train)
     data.verify(source.eval)
-
-
-def channels(config: TrainConfig, source: data.ImageSource) -> int:
-    """Returns the channels of the images, as the model sees them."""
-    return config.channels or source.image_shape[-1]

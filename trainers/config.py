@@ -5,9 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import keras
+
+from keras_vmoe import ops
 from keras_vmoe.ops.classification import LOSSES
+
+if TYPE_CHECKING:
+    from keras_vmoe import data
 
 ONE_DEVICE, MIRRORED, MULTI_WORKER = "one_device", "mirrored", "multi_worker"
 TPU, MESH = "tpu", "mesh"
@@ -153,6 +159,34 @@ class TrainConfig:
             steps_per_epoch: batches of one epoch.
         """
         return self.steps or max(round(self.epochs * steps_per_epoch), 1)
+
+    def image_channels(self, source: data.ImageSource) -> int:
+        """Returns the channels of the images, as the model sees them.
+
+        Args:
+            source: the run's data.
+        """
+        return self.channels or source.image_shape[-1]
+
+    def make_model(self, source: data.ImageSource) -> keras.Model:
+        """Returns the model for the images and classes of a dataset.
+
+        Args:
+            source: the run's data.
+        """
+        return self.model(
+            image_size=self.image_size,
+            channels=self.image_channels(source),
+            num_classes=source.num_classes,
+        )
+
+    def image_losses(self, labels: Any, logits: Any) -> Any:
+        """Returns the loss of each image; see `ops.classification_loss`."""
+        return ops.classification_loss(labels, logits, self.loss, self.label_smoothing)
+
+    def class_logits(self, logits: Any) -> Any:
+        """Returns the logits of what the model predicts; see `ops.ensemble_logits`."""
+        return ops.ensemble_logits(logits, self.loss)
 
     def _check_positive(self, *names: str) -> None:
         for name in names:

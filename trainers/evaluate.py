@@ -215,15 +215,6 @@ def even_batch_size(images: int, wanted: int, group: int) -> int:
 # What is measured.
 
 
-def _loss(model: Trained) -> evaluation.Loss:
-    """The loss that the run was trained with; softmax cross entropy where there is no run."""
-    from keras_vmoe import ops
-
-    kind = model.loss
-    smoothing = 0.0 if model.config is None else model.config.label_smoothing
-    return lambda labels, logits: ops.classification_loss(labels, logits, kind, smoothing)
-
-
 def _evaluate(model: Trained, batches: _Batches) -> None:
     from keras_vmoe import evaluation
     from keras_vmoe.trainers.work_progress import WorkProgress
@@ -234,7 +225,7 @@ def _evaluate(model: Trained, batches: _Batches) -> None:
     result = evaluation.evaluate(
         model.model,
         batches.dataset,
-        _loss(model),
+        model.image_losses,
         on_batch=lambda: progress.advance(next(done) / batches.count),
     )
     nll, brier, ece = result.calibration
@@ -283,7 +274,7 @@ def _run_sweep(
         batches.count,
         settings,
         dense=None if dense is None else dense.model,
-        loss=_loss(model),
+        loss=model.image_losses,
         exact_capacity=values.exact,
         timing_rounds=values.rounds,
         advance=progress.advance,

@@ -13,13 +13,12 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import distribution, models, ops
+from keras_vmoe import distribution, models
 from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.trainers import announcements, batches, gin_config, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
@@ -68,9 +67,15 @@ class JaxRun:
         if self.mesh.size > 1:
             distribution.require_groups(self.model, self.mesh, config.batch_size)
         self._train_step = distribution.JaxTrainStep(
-            self.mesh, self.model, self._optimizer, self._loss, predict=self._predict
+            self.mesh,
+            self.model,
+            self._optimizer,
+            config.image_losses,
+            predict=config.class_logits,
         )
-        self._evaluation = JaxEvaluation(self.mesh, self.model, self._loss, self._predict)
+        self._evaluation = JaxEvaluation(
+            self.mesh, self.model, config.image_losses, config.class_logits
+        )
         self._eval_batch_size = self._whole_shares(
             min(config.eval_batch_size, self.source.eval.num_examples)
         )
@@ -186,18 +191,7 @@ class JaxRun:
         return model, distribution.build_optimizer(optimizer, model, self.mesh)
 
     def _make_model(self) -> keras.Model:
-        return self.config.model(
-            image_size=self.config.image_size,
-            channels=batches.channels(self.config, self.source),
-            num_classes=self.source.num_classes,
-        )
-
-    def _loss(self, labels: Any, logits: Any) -> Any:
-        config = self.config
-        return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
-
-    def _predict(self, logits: Any) -> Any:
-        return ops.ensemble_logits(logits, self.config.loss)
+        return self.config.make_model(self.source)
 
     def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         return averaged_weights(self.model, self._optimizer)

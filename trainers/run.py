@@ -16,7 +16,7 @@ import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, distribution, models, ops
+from keras_vmoe import checkpoints, distribution, models
 from keras_vmoe.trainers import (
     announcements,
     batches,
@@ -90,8 +90,8 @@ class Run:
             strategy=self._strategy,
             model=self.model,
             optimizer=self._optimizer,
-            loss=self._loss,
-            predict=self._predict,
+            loss=config.image_losses,
+            predict=config.class_logits,
             eval_batches=self._distribute(self._batches, self._eval_batch_size),
             batch_size=config.batch_size,
             stop=stop,
@@ -278,11 +278,7 @@ class Run:
         return model, optimizer
 
     def _make_model(self) -> keras.Model:
-        return self.config.model(
-            image_size=self.config.image_size,
-            channels=batches.channels(self.config, self.source),
-            num_classes=self.source.num_classes,
-        )
+        return self.config.make_model(self.source)
 
     def _make_loop(self, **parts: Any) -> ClassificationLoop:
         if self._mesh is None:
@@ -321,13 +317,6 @@ class Run:
         return batches.training_batches(
             self.config, self.source, self.first_step, num_shards, shard_index
         )
-
-    def _loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        config = self.config
-        return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
-
-    def _predict(self, logits: tf.Tensor) -> tf.Tensor:
-        return ops.ensemble_logits(logits, self.config.loss)
 
     def _controller(self) -> orbit.Controller:
         every = self.config.log_every

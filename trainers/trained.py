@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_vmoe import data, models
+from keras_vmoe import data, models, ops
 from keras_vmoe.trainers import errors, gin_config, keras_file
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import BEST, newest_first, step_of, written_after
@@ -85,6 +85,13 @@ class Trained:
         """What the run was trained with, which says what its logits mean: of "softmax" one class is
         right, of "sigmoid" each has a probability of its own. "softmax" where there is no run."""
         return "softmax" if self.config is None else self.config.loss
+
+    def image_losses(self, labels: Any, logits: Any) -> Any:
+        """The loss of each image that the run was trained with; softmax cross entropy where there
+        is no run."""
+        if self.config is None:
+            return ops.classification_loss(labels, logits)
+        return self.config.image_losses(labels, logits)
 
     @functools.cached_property
     def source(self) -> data.ImageSource:
@@ -324,11 +331,7 @@ def _from_checkpoint(
 
         config = configurables.train_config()
         source = config.dataset()
-        model = config.model(
-            image_size=config.image_size,
-            channels=config.channels or source.image_shape[-1],
-            num_classes=source.num_classes,
-        )
+        model = config.make_model(source)
         steps = source.train.steps_per_epoch(config.batch_size)
         total = config.total_steps(steps)
         optimizer = config.optimizer(total_steps=total, steps_per_epoch=steps)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from keras_vmoe import analysis, layers, models, ops
+from keras_vmoe import analysis, layers, models
 from keras_vmoe.trainers import model_flags, trained
 from keras_vmoe.trainers.figures.runs import summarise, tell_apart
 from keras_vmoe.trainers.work_progress import WorkProgress
@@ -83,12 +83,6 @@ class Subject:
         """The experts that a token can be sent to."""
         routers = [layer.router for layer in self.moe]
         return min(router.num_experts // router.num_members for router in routers)
-
-    def loss(self, labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
-        """The loss that the model was trained with; softmax cross entropy where there is no run."""
-        config = self.trained.config
-        kind, smoothing = (config.loss, config.label_smoothing) if config else ("softmax", 0.0)
-        return ops.classification_loss(labels, logits, kind, smoothing)
 
     def first_images(self) -> np.ndarray:
         """The images of the first batch."""

@@ -154,7 +154,7 @@ def _capacity(inputs: Inputs, path: Path) -> None:
         subject.steps,
         settings,
         dense=dense,
-        loss=subject.loss,
+        loss=subject.trained.image_losses,
         timing_rounds=0,
         advance=lambda _: step(),
     )

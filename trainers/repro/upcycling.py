@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_vmoe import analysis
-from keras_vmoe.trainers import batches
 from keras_vmoe.trainers.repro.claims import Claim, table_lines, to_dicts
 from keras_vmoe.trainers.repro.paired import difference, estimate
 from keras_vmoe.trainers.repro.training import Training, configure, length, train_all
@@ -151,12 +150,7 @@ def plan(out: Path, seeds: Sequence[int], bindings: Sequence[str], extra: float)
     for kind in GIN_FILES:
         config = configure(trainings(kind, out, seeds, bindings)[0])
         source = config.dataset()
-        model = config.model(
-            image_size=config.image_size,
-            channels=batches.channels(config, source),
-            num_classes=source.num_classes,
-        )
-        macs[kind] = analysis.profile(model, training=True).macs
+        macs[kind] = analysis.profile(config.make_model(source), training=True).macs
         if kind == BASE:
             steps, batch_size = {BASE: length(config, source)}, config.batch_size
     steps[DENSE] = max(round(extra * steps[BASE]), 1)

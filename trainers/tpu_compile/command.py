@@ -191,13 +191,11 @@ def _compile(values: flags.FlagValues) -> int:
 
 
 def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, int]:
-    from keras_vmoe.trainers import batches
-
     # None of a dataset by another reference.
     if known := given or NUM_CLASSES.get(gin_config.bound("dataset.name")):
         return known, config.channels or 3
     source = config.dataset()
-    return source.num_classes, batches.channels(config, source)
+    return source.num_classes, config.image_channels(source)
 
 
 def _introduce(steps: Steps) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_vmoe import distribution, models, ops
+from keras_vmoe import distribution, models
 from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.distribution.storage import unallocated
 
@@ -81,19 +81,14 @@ class Steps:
             mesh: of what devices.
             blocks: how many, and how many of them have experts; None: as in the config.
         """
-        config = self.config
         model = self.model if blocks is None else self._model(*blocks)
-        optimizer = make_optimizer(config)
+        optimizer = make_optimizer(self.config)
         with unallocated():
             optimizer.build(model.trainable_variables)
 
-        def loss(labels: Any, logits: Any) -> Any:
-            return ops.classification_loss(labels, logits, config.loss, config.label_smoothing)
-
-        def predict(logits: Any) -> Any:
-            return ops.ensemble_logits(logits, config.loss)
-
-        return distribution.JaxTrainStep(mesh, model, optimizer, loss, predict=predict)
+        return distribution.JaxTrainStep(
+            mesh, model, optimizer, self.config.image_losses, predict=self.config.class_logits
+        )
 
     def _model(self, num_layers: int | None = None, sparse: int = 0) -> keras.Model:
         changes = dict(self.changes)
