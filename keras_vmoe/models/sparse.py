@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 
@@ -59,8 +60,7 @@ def is_sparse(model: keras.Model) -> bool:
     return bool(moe_layers(model))
 
 
-@contextlib.contextmanager
-def exact_capacity(model: keras.Model) -> Iterator[None]:
+def exact_capacity(model: keras.Model) -> contextlib.AbstractContextManager[None]:
     """Lets a `with` block run a model without rounding slots up to a multiple.
 
     Accelerators like slots in fours, but in a small group that turns C = 0.1 and C = 0.2 into the
@@ -82,12 +82,24 @@ def exact_capacity(model: keras.Model) -> Iterator[None]:
     >>> moe.router.capacity(128, capacity_factor=0.1)
     4
     """
-    routers = [layer.router for layer in moe_layers(model)]
-    before = [router.capacity_multiple_of for router in routers]
+    return with_attribute(
+        "capacity_multiple_of", [(layer.router, 1) for layer in moe_layers(model)]
+    )
+
+
+@contextlib.contextmanager
+def with_attribute(name: str, values: Sequence[tuple[keras.layers.Layer, Any]]) -> Iterator[None]:
+    """Lets layers have other values of an attribute in a `with` block.
+
+    Args:
+        name: of the attribute.
+        values: layers, and the value of each.
+    """
+    before = [(layer, getattr(layer, name)) for layer, _ in values]
     try:
-        for router in routers:
-            router.capacity_multiple_of = 1
+        for layer, value in values:
+            setattr(layer, name, value)
         yield
     finally:
-        for router, multiple in zip(routers, before, strict=True):
-            router.capacity_multiple_of = multiple
+        for layer, value in before:
+            setattr(layer, name, value)

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 
 from keras_vmoe import models, ops
 from keras_vmoe.layers import MoEMLP
-
-
-@contextlib.contextmanager
-def _set_on_layers(name: str, values: list[tuple[MoEMLP, Any]]) -> Iterator[None]:
-    before = [(layer, getattr(layer, name)) for layer, _ in values]
-    try:
-        for layer, value in values:
-            setattr(layer, name, value)
-        yield
-    finally:
-        for layer, value in before:
-            setattr(layer, name, value)
+from keras_vmoe.models.sparse import with_attribute
 
 
 def images_alone(model: keras.Model) -> contextlib.AbstractContextManager[None]:
@@ -55,7 +43,7 @@ def images_alone(model: keras.Model) -> contextlib.AbstractContextManager[None]:
     >>> bool(np.allclose(together[:1], model(images[:1]), atol=1e-5))
     True
     """
-    return _set_on_layers("images_per_group", [(m, 1) for m in models.moe_layers(model)])
+    return with_attribute("images_per_group", [(m, 1) for m in models.moe_layers(model)])
 
 
 @contextlib.contextmanager
@@ -74,7 +62,7 @@ def fixed_dispatch(model: keras.Model, batch_size: int | None) -> Iterator[dict[
         Layer name to dispatch.
     """
     found = [(layer, _fixed(layer, batch_size)) for layer in models.moe_layers(model)]
-    with _set_on_layers("dispatch", found):
+    with with_attribute("dispatch", found):
         yield {layer.name: method for layer, method in found}
 
 
