@@ -8,6 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_vmoe import checkpoints
+from tests.support.golden import max_error
+
 
 def value_and_gradients(
     function: Callable[..., Any], *arrays: Any
@@ -69,3 +72,17 @@ def layer_gradients(
         found = [tf.convert_to_tensor(gradient) for gradient in found]
     by_path = {v.path: np.asarray(gradient) for v, gradient in zip(variables, found, strict=True)}
     return outputs, by_path, np.asarray(of_inputs)
+
+
+def assert_gradients_of_the_reference(
+    model: keras.Model, gradients: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
+) -> None:
+    """The gradients of a model by path are the reference's, `wanted["grad_params/NAME"]`."""
+    # Key biases have no gradient but rounding: the softmax does not see them.
+    scale = max(np.abs(wanted[k]).max() for k in wanted if k.startswith("grad_params"))
+    for name, variable in checkpoints.reference_variables(model).items():
+        gradient = wanted[f"grad_params/{name}"]
+        if np.abs(gradient).max() < 1e-6 * scale:
+            assert np.abs(gradients[variable.path]).max() < 1e-6 * scale, name
+        else:
+            assert max_error(gradients[variable.path], gradient) < 1e-4, name
