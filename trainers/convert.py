@@ -213,8 +213,7 @@ def _save(model: keras.Model, target: Path, names: list[str] | None, overwrite: 
     if target.suffix == ".npz":
         checkpoints.save_vit_npz(model, target, overwrite)
     elif target.suffix == ".index":
-        arrays = checkpoints.reference_variables(model)
-        checkpoints.save_vmoe(str(target).removesuffix(".index"), arrays, overwrite=overwrite)
+        checkpoints.save_vmoe(target.with_suffix(""), model, overwrite=overwrite)
         if told := _told(model, _NOT_STORED):
             print(f"not in the file: {told}; give what is no default as NAME=VALUE when it is read")
     else:

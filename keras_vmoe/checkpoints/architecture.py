@@ -77,15 +77,15 @@ def _require_kernels(shapes: Shapes, found: dict[str, Any]) -> None:
     So a model that is built of the arguments is as large as its arrays, and no larger: a few small
     arrays cannot ask for more memory than their file has.
     """
-    wrong = [
-        f"{name} is {shapes[name]}, beside the others it must be {wanted}"
-        for name, wanted in _kernels(found).items()
-        if name in shapes and shapes[name] != wanted
-    ]
-    missing = [f"missing: {name}" for name in _kernels(found) if name not in shapes]
-    if wrong or missing:
+    problems = []
+    for name, wanted in _kernels(found).items():
+        if name not in shapes:
+            problems.append(f"missing: {name}")
+        elif shapes[name] != wanted:
+            problems.append(f"{name} is {shapes[name]}, beside the others it must be {wanted}")
+    if problems:
         raise CheckpointError(
-            "the arrays do not fit one another:\n  " + "\n  ".join(sorted(wrong + missing))
+            "the arrays do not fit one another:\n  " + "\n  ".join(sorted(problems))
         )
 
 

@@ -17,6 +17,7 @@ from keras_vmoe.checkpoints.sources import open_arrays
 from keras_vmoe.checkpoints.transfer import Transfer, transfer
 from keras_vmoe.checkpoints.vmoe_files import Progress, VMoECheckpoint
 from keras_vmoe.models.base import argument_names
+from keras_vmoe.models.vit import image_shape
 from keras_vmoe.ops.validation import require
 
 # What the configs of the released checkpoints say beside the arrays, by the name of their files
@@ -159,17 +160,12 @@ def load(
     arguments = _arguments(stored, given, Path(place).name.removesuffix(".index"))
     model = _model_class(arguments)(**arguments)
     made_anew = [*fresh]
-    size, patch = stored.get("image_size"), stored["patch_size"]
-    grid = None
-    if size is not None:
-        sides = zip(_pair(size), _pair(patch), strict=True)
-        grid = tuple(side // length for side, length in sides)
     if arguments["num_classes"] != stored["num_classes"]:
         made_anew.append("head/")
     if arguments.get("representation_size") != stored["representation_size"]:
         made_anew += ["pre_logits/", "head/"]
     try:
-        return Loaded(model, transfer(model, arrays, made_anew, strict, grid))
+        return Loaded(model, transfer(model, arrays, made_anew, strict, _grid(stored)))
     except ValueError as error:
         raise CheckpointError(f"{place}: {error}") from None
     finally:
@@ -177,8 +173,13 @@ def load(
             arrays.end_progress()
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+def _grid(stored: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of patches of the stored positions, where they are known."""
+    if "image_size" not in stored:
+        return None
+    height, width = image_shape(stored["image_size"])
+    rows, columns = image_shape(stored["patch_size"])
+    return height // rows, width // columns
 
 
 def _open(source: Any, progress: bool | Progress) -> tuple[str, Mapping[str, Any], dict[str, Any]]:

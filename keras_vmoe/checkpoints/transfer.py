@@ -108,7 +108,8 @@ def transfer(
         # Read when it is assigned: a large source comes array by array from its files.
         array, shape = arrays[name], tuple(variable.shape)
         if np.shape(array) != shape and variable.path in positions:
-            array = _resized(np.asarray(array), positions[variable.path], source, grid)
+            theirs = _their_positions(source, arrays, np.shape(array)[1], grid)
+            array = _resized(np.asarray(array), positions[variable.path], *theirs)
             resized.append(name)
         if np.shape(array) == routers.get(variable.path):
             array = np.asarray(array).reshape(shape)
@@ -171,28 +172,33 @@ def _member_routers(model: keras.Model) -> dict[str, tuple[int, int]]:
     return {x.kernel.path: (x.kernel.shape[0], x.num_experts) for x in found}
 
 
-def _resized(
-    array: np.ndarray,
-    layer: layers.PositionEmbedding,
+def _their_positions(
     source: keras.Model | Mapping[str, Any],
+    arrays: Mapping[str, Any],
+    tokens: int,
     grid: tuple[int, int] | None,
+) -> tuple[int, tuple[int, int]]:
+    """How many tokens stand before the patches of a source, and the rows and columns of those."""
+    if isinstance(source, keras.Model):
+        layer = next(iter(_positions(source).values()))
+        return layer.num_prefix_tokens, layer.built_grid
+    if any(name in arrays for name in _CLASS_TOKEN):
+        prefix = 1
+    elif "embedding/kernel" in arrays:
+        prefix = 0  # a whole model, which has no class token
+    else:
+        prefix = tokens - math.isqrt(tokens) ** 2
+    side = math.isqrt(tokens - prefix)
+    return prefix, grid or (side, side)
+
+
+def _resized(
+    array: np.ndarray, layer: layers.PositionEmbedding, their_prefix: int, grid: tuple[int, int]
 ) -> np.ndarray:
     """The embedding on the layer's grid, with the layer's own prefix where the source has none."""
-    tokens, prefix = array.shape[1], layer.num_prefix_tokens
-    if isinstance(source, keras.Model):
-        for other in _positions(source).values():
-            their_prefix, grid = other.num_prefix_tokens, other.built_grid
-    elif any(name.removeprefix("params/") in _CLASS_TOKEN for name in source):
-        their_prefix = 1
-    elif any(name.removeprefix("params/") == "embedding/kernel" for name in source):
-        their_prefix = 0  # a whole model, which has no class token
-    else:
-        their_prefix = tokens - math.isqrt(tokens) ** 2
-    if grid is None:
-        side = math.isqrt(tokens - their_prefix)
-        grid = (side, side)
+    prefix = layer.num_prefix_tokens
     same_width = array.shape[2:] == tuple(layer.embedding.shape[2:])
-    fits = their_prefix + math.prod(grid) == tokens and their_prefix in (0, 1, prefix)
+    fits = their_prefix + math.prod(grid) == array.shape[1] and their_prefix in (0, 1, prefix)
     if not (fits and same_width):
         return array
     resized = layers.resize_position_embedding(array, grid, layer.built_grid, their_prefix)

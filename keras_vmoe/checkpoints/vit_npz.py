@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_vmoe.checkpoints.drafts import draft
 from keras_vmoe.checkpoints.reference import reference_variables
 from keras_vmoe.ops.validation import require
 
@@ -84,16 +85,12 @@ def save_vit_npz(model: keras.Model, path: str | os.PathLike[str], overwrite: bo
         f"model {model.name!r} has sparse blocks; write it with save_vmoe",
     )
     _require_plain(model)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.npz")
-    try:
-        arrays = {
-            vit_name(name): keras.ops.convert_to_numpy(variable).astype("float32")
-            for name, variable in variables.items()
-        }
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    arrays = {
+        vit_name(name): keras.ops.convert_to_numpy(variable).astype("float32")
+        for name, variable in variables.items()
+    }
+    with draft(path) as file:
+        np.savez(file, **arrays)
 
 
 def _require_plain(model: keras.Model) -> None:

@@ -6,13 +6,14 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import keras
 import numpy as np
 
+from keras_vmoe.checkpoints.drafts import draft
 from keras_vmoe.checkpoints.reference import reference_variables
 from keras_vmoe.checkpoints.vmoe_files import MAGIC, data_file
 from keras_vmoe.checkpoints.vmoe_index import ARRAY, BOX, ITEM_SIZES, PLACES, VERSIONS, Part, is_key
@@ -70,10 +71,10 @@ def save_vmoe(
     # All is written aside before any file takes its name; the index, entered first, does so last.
     # Without one, files of which some are new cannot be taken for a checkpoint.
     with contextlib.ExitStack() as drafts:
-        file = drafts.enter_context(_draft(index_path))
+        file = drafts.enter_context(draft(index_path))
         file.write(_msgpack().packb(_index(names, arrays, parts, shard_count)))
         for shard, target in enumerate(targets):
-            file = drafts.enter_context(_draft(target))
+            file = drafts.enter_context(draft(target))
             _write_shard(file, shard, [arrays[name] for name in names], parts)
         index_path.unlink(missing_ok=True)
     for path in set(there) - {index_path, *targets}:
@@ -187,15 +188,3 @@ def _box(part: Part, shape: tuple[int, ...]) -> bytes:
     msgpack = _msgpack()
     ends = zip(part.start, part.stop, strict=True)
     return msgpack.packb([msgpack.packb((a, b, None)) for a, b in ends])
-
-
-@contextlib.contextmanager
-def _draft(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when the block ends well, and is gone when it does not."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
