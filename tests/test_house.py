@@ -26,23 +26,35 @@ TOP_LEVEL = {
 CORE = {"ops", "layers", "models"}
 # The rooms that a room may import from. "" is keras_vmoe/__init__.py itself.
 MAY_IMPORT = {
+    "tables": set(),
     "text": set(),
     "ops": set(),
-    "data": set(),
+    "data": {"text"},
     "layers": {"ops"},
-    "models": {"ops", "layers"},
-    **dict.fromkeys(("checkpoints", "distribution", "superclass", "autoscale", "serving"), CORE),
-    **dict.fromkeys(("evaluation", "analysis"), CORE | {"text"}),
+    "models": {"ops", "layers", "text"},
+    **dict.fromkeys(("checkpoints", "distribution", "superclass", "autoscale"), CORE),
+    "serving": CORE | {"text"},
+    **dict.fromkeys(("evaluation", "analysis"), CORE | {"tables", "text"}),
 }
 MAY_IMPORT["trainers"] = {"", *MAY_IMPORT}
 MAY_IMPORT[""] = set(MAY_IMPORT) - {"data", "trainers"}
 
 # Imported inside functions alone: `import keras_vmoe` must not need or load them.
-LAZY = {"gin", "tensorflow_datasets", "orbit", "matplotlib", "networkx", "sklearn", "official"}
+LAZY = {
+    "gin",
+    "sentencepiece",
+    "tensorflow_text",
+    "tensorflow_datasets",
+    "orbit",
+    "matplotlib",
+    "networkx",
+    "sklearn",
+    "official",
+}
 # Only the trainers know of these at all.
 TRAINERS_ONLY = {"gin", "orbit", "absl.app", "absl.flags"}
 # These rooms are written in keras.ops.
-ANY_BACKEND = {"", "text", "ops", "layers", "models", "checkpoints", "analysis", "evaluation"}
+ANY_BACKEND = {"", "tables", "ops", "layers", "models", "checkpoints", "analysis", "evaluation"}
 
 
 class Import(NamedTuple):

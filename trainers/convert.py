@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from keras_vmoe import text
+from keras_vmoe import tables
 from keras_vmoe.trainers import command_line
 from keras_vmoe.trainers.errors import ListError, UsageError, warn
 
@@ -167,7 +167,7 @@ def _converted(source: str, overrides: dict[str, Any], values: flags.FlagValues)
         # It may list every name that has no partner.
         raise ListError(str(error)) from error
     if values.table:
-        print("\n".join(text.aligned(_rows(model, transfer), num_left=4)))
+        print("\n".join(tables.aligned(_rows(model, transfer), num_left=4)))
     print(f"{type(model).__name__}: {transfer}")
     print(f"arguments: {_told(model, _TOLD)}")
     if any(name.startswith("head/") for name in transfer.fresh):

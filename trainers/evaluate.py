@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from keras_vmoe.text import aligned
+from keras_vmoe.tables import aligned
 from keras_vmoe.trainers import command_line, model_flags
 from keras_vmoe.trainers.errors import UsageError
 

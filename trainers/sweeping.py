@@ -12,7 +12,7 @@ import keras
 
 from keras_vmoe import analysis, evaluation
 from keras_vmoe.analysis import LayerProfile
-from keras_vmoe.text import aligned
+from keras_vmoe.tables import aligned
 from keras_vmoe.trainers import model_flags
 
 TIMING_ROUNDS = 7

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from keras_vmoe.text import aligned
+from keras_vmoe.tables import aligned
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_vmoe.evaluation.ridge import L2_REGS, checked_l2_regs, ridge_accuracy
 from keras_vmoe.ops.validation import require, require_positive_int
-from keras_vmoe.text import aligned
+from keras_vmoe.tables import aligned
 
 SHOTS: tuple[int, ...] = (1, 5, 10, 25)
 SEEDS: tuple[int, ...] = (0, 1, 2)

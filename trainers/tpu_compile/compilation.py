@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any, NamedTuple
 
-from keras_vmoe import distribution, text
+from keras_vmoe import distribution, tables
 from keras_vmoe.distribution import StepCost, Topology
 from keras_vmoe.distribution.topology import GIB
 from keras_vmoe.trainers.tpu_compile.steps import Steps
@@ -121,7 +121,7 @@ def report(row: Compilation) -> str:
         f"{room / GIB:g} GiB; mesh {row.mesh}",
         f"compiled  {row.how}, in {row.seconds:.0f} s",
         "",
-        *text.aligned(
+        *tables.aligned(
             [
                 ("memory of a device", name),
                 ("parameters", f"{cost.parameters / unit:.2f}"),
@@ -157,7 +157,7 @@ def _exchanges(row: Compilation) -> list[str]:
         (kind, f"{count if row.how == WHOLE else ''}", f"{size / 1e6:,.1f}")
         for kind, (count, size) in exchanged
     ]
-    return text.aligned([("exchanges", "number", "MB a device"), *cells], num_left=1)
+    return tables.aligned([("exchanges", "number", "MB a device"), *cells], num_left=1)
 
 
 def _operations(flops: float) -> str:

@@ -1,0 +1,1 @@
+"""Captions and prompts: their tokens, and the words that class names are put into."""
