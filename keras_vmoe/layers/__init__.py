@@ -1,6 +1,8 @@
 """Keras layers: routers, experts, the sparse MLP and the parts of a vision transformer."""
 
 from keras_vmoe.layers import routers as routers
+from keras_vmoe.layers.contrastive import L2Normalization as L2Normalization
+from keras_vmoe.layers.contrastive import LogitScale as LogitScale
 from keras_vmoe.layers.effects import handed_noise as handed_noise
 from keras_vmoe.layers.effects import metrics_enabled as metrics_enabled
 from keras_vmoe.layers.effects import record_routing as record_routing
@@ -15,6 +17,7 @@ from keras_vmoe.layers.experts import ExpertMLP as ExpertMLP
 from keras_vmoe.layers.members import EnsembleAverage as EnsembleAverage
 from keras_vmoe.layers.members import RepeatMembers as RepeatMembers
 from keras_vmoe.layers.members import SplitMembers as SplitMembers
+from keras_vmoe.layers.modality_router import ModalityRouter as ModalityRouter
 from keras_vmoe.layers.moe_mlp import MoEMLP as MoEMLP
 from keras_vmoe.layers.pooling import AttentionPooling as AttentionPooling
 from keras_vmoe.layers.pooling import TokenPooling as TokenPooling
@@ -22,6 +25,8 @@ from keras_vmoe.layers.router import Router as Router
 from keras_vmoe.layers.routers import ExpertChoiceRouter as ExpertChoiceRouter
 from keras_vmoe.layers.routers import SoftRouter as SoftRouter
 from keras_vmoe.layers.routers import TopKRouter as TopKRouter
+from keras_vmoe.layers.text import TextEmbedding as TextEmbedding
+from keras_vmoe.layers.text import text_mask as text_mask
 from keras_vmoe.layers.transformer import MLP as MLP
 from keras_vmoe.layers.transformer import EncoderBlock as EncoderBlock
 from keras_vmoe.layers.transformer import MultiHeadAttention as MultiHeadAttention

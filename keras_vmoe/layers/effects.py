@@ -22,7 +22,8 @@ class RoutingCall(NamedTuple):
 
     `capacity` is the slots of an expert in a full group, `group_capacity` those that each group may
     use, `[g]`, where groups are not full. Of an ensemble, `tokens_per_image` counts an image's
-    tokens in all `members`.
+    tokens in all `members`. `modality` is the modality of each token, `[g, s]`, where the router
+    tells several apart.
     """
 
     layer: str
@@ -33,6 +34,7 @@ class RoutingCall(NamedTuple):
     losses: dict[str, Any]
     group_capacity: Any = None
     members: int = 1
+    modality: Any = None
 
 
 class _State(threading.local):

@@ -16,6 +16,7 @@ from keras_vmoe.ops.dispatch import (
     require_dispatch,
 )
 from keras_vmoe.ops.grouping import Groups, group_images, ungroup_images
+from keras_vmoe.ops.statistics import modality_metrics
 from keras_vmoe.ops.validation import (
     require,
     require_choice,
@@ -24,6 +25,7 @@ from keras_vmoe.ops.validation import (
 )
 
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
+# Of all tokens, and of those of each modality that the router tells apart.
 _METRICS = ("expert_load_min", "expert_load_max", "dropped", "confidence", "entropy")
 
 
@@ -71,6 +73,8 @@ class MoEMLP(keras.layers.Layer):
             slot, count in no loss or metric, and come out as zero. Of an ensemble `[b]`, of images
             whose copies are all false, or `[b * m, t]`.
         noise: optional unit normal noise, shaped like the router's logits: `[g, s, e]`.
+        modality: `[b, t]` ints, the modality of each token, for a `ModalityRouter`, and for that
+            alone.
         training: adds the router's noise and dropout, and picks the capacity factor.
         num_selected, capacity_factor, batch_priority: override the router's own for this call.
 
@@ -140,7 +144,7 @@ class MoEMLP(keras.layers.Layer):
         self.supports_jit = dispatch != "grouped"
         self._trackers = {
             name: keras.metrics.Mean(name=f"{self.name}/{name}")
-            for name in _METRICS
+            for name in (*_METRICS, *modality_metrics(self.router.modalities))
             if name != "dropped" or self.router.plan_type is not ops.SoftPlan
         }
 
@@ -168,41 +172,63 @@ class MoEMLP(keras.layers.Layer):
         inputs: Any,
         mask: Any = None,
         noise: Any = None,
+        modality: Any = None,
         training: bool = False,
         num_selected: int | None = None,
         capacity_factor: float | None = None,
         batch_priority: bool | None = None,
     ) -> Any:
         require_rank("inputs", inputs, 3, "[images, tokens, width]")
+        self._require_modality(modality)
         tokens_per_member = kops.shape(inputs)[1]
         routing = self.check_routing(num_selected, capacity_factor, batch_priority)
         inputs = ops.lay_out(inputs, "batch")
         inputs, mask = self._by_image(inputs, mask)
         batch, length = kops.shape(inputs)[:2]
-        groups = group_images(inputs, self.images_per_group, mask)
+        groups = group_images(inputs, self.images_per_group, mask, modality)
         slots, group_capacity = None, None
         if self.router.plan_type is not ops.SoftPlan:
             slots, group_capacity = self._slots(groups, length, bool(training), routing)
             routing.update(capacity=slots, group_capacity=group_capacity)
         if self.router.num_members > 1:
             routing.update(tokens_per_member=tokens_per_member)
+        if modality is not None:
+            routing.update(modality=groups.modality)
         plan = self.router(
             groups.tokens, mask=groups.mask, noise=noise, training=training, **routing
         )
         if effects.recording():
             terms = effects.take_terms()
-            members = self.router.num_members
             effects.emit_record(
                 effects.RoutingCall(
-                    self.name, plan, slots, batch, length, terms, group_capacity, members
+                    self.name,
+                    plan,
+                    slots,
+                    batch,
+                    length,
+                    terms,
+                    group_capacity,
+                    self.router.num_members,
+                    groups.modality,
                 )
             )
-        self._update_metrics(plan, groups.mask)
+        self._update_metrics(plan, groups)
         outputs = self._mix(groups.tokens, plan, slots, training)
         outputs = ungroup_images(kops.cast(outputs, self.compute_dtype), batch, length)
         if self.router.num_members > 1:
             outputs = kops.reshape(outputs, [-1, tokens_per_member, outputs.shape[-1]])
         return ops.lay_out(outputs, "batch")
+
+    def _require_modality(self, modality: Any) -> None:
+        names = self.router.modalities
+        require(
+            (modality is not None) == bool(names),
+            f"modality must tell the tokens of {', '.join(names)} apart. Received: modality=None "
+            f"for layer {self.name!r}"
+            if names
+            else f"modality is of a ModalityRouter; {self.name!r} has a "
+            f"{type(self.router).__name__}. Leave it out",
+        )
 
     def _by_image(self, inputs: Any, mask: Any) -> tuple[Any, Any]:
         """Inputs and mask with the tokens of all members of an image side by side, `[b, m * t]`."""
@@ -307,10 +333,15 @@ class MoEMLP(keras.layers.Layer):
             values = kops.cast(values, self.dispatch_dtype)
         return kops.cast(values, self.compute_dtype)
 
-    def _update_metrics(self, plan: Any, mask: Any) -> None:
-        if effects.metrics_enabled():
-            for name, value in ops.routing_statistics(plan, mask).items():
-                effects.emit_metric(self._trackers[name], value)
+    def _update_metrics(self, plan: Any, groups: Groups) -> None:
+        if not effects.metrics_enabled():
+            return
+        found = ops.routing_statistics(plan, groups.mask)
+        if groups.modality is not None:
+            names = self.router.modalities
+            found |= ops.modality_statistics(plan, groups.modality, names, groups.mask)
+        for name, value in found.items():
+            effects.emit_metric(self._trackers[name], value)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         return token_mask(previous_mask)

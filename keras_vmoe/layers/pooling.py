@@ -8,18 +8,19 @@ import keras
 from keras import ops as kops
 
 from keras_vmoe.layers.transformer import MLP, make_attention
-from keras_vmoe.ops.validation import require_choice, require_positive_int
+from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
 class TokenPooling(keras.layers.Layer):
-    """Takes the first token, or the mean of all.
+    """Takes the first token, the last, or the mean of all.
 
     Args:
-        kind: `"first"` (a class token, say) or `"mean"`.
+        kind: `"first"` (a class token, say), `"last"` or `"mean"`.
 
     Call arguments:
         inputs: `[b, t, d]`.
+        token_mask: optional `[b, t]` bool, the tokens that the mean is of; 0 where there are none.
 
     Returns:
         `[b, d]`.
@@ -34,15 +35,24 @@ class TokenPooling(keras.layers.Layer):
 
     def __init__(self, kind: str = "first", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        require_choice("kind", kind, ("first", "mean"))
+        require_choice("kind", kind, ("first", "last", "mean"))
         self.kind = kind
         self.supports_masking = True
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
         return None  # the tokens are gone
 
-    def call(self, inputs: Any) -> Any:
-        return inputs[:, 0] if self.kind == "first" else kops.mean(inputs, axis=1)
+    def call(self, inputs: Any, token_mask: Any = None) -> Any:
+        if self.kind in ("first", "last"):
+            require(
+                token_mask is None,
+                f"token_mask is of the mean. Received: one for a layer of kind {self.kind!r}",
+            )
+            return inputs[:, 0 if self.kind == "first" else -1]
+        if token_mask is None:
+            return kops.mean(inputs, axis=1)
+        weights = kops.cast(kops.expand_dims(token_mask, -1), inputs.dtype)
+        return kops.sum(inputs * weights, axis=1) / kops.maximum(kops.sum(weights, axis=1), 1)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "kind": self.kind}

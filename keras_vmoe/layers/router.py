@@ -43,6 +43,8 @@ class Router(keras.layers.Layer):
 
     #: The class of the plans that this router makes.
     plan_type: type = ops.TokenChoicePlan
+    #: Names of the modalities that this router tells apart; empty where it takes all tokens alike.
+    modalities: tuple[str, ...] = ()
     #: Members that share the experts out among them; an image's tokens come once for each.
     num_members: int = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,6 +16,8 @@ from keras_vmoe.ops.validation import (
     require_choice,
     require_positive_int,
 )
+
+LossTerms = dict[str, tuple[float, Callable[[], Any]]]
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -170,14 +173,21 @@ class TopKRouter(Router):
         mask: Any,
         noise: Any,
         training: bool,
+        further_losses: Callable[[Any], LossTerms] | None = None,
     ) -> ops.TokenChoicePlan:
-        """From the logits of groups, `[g, s, experts]`, to their plan; adds the losses."""
+        """From the logits of groups, `[g, s, experts]`, to their plan; adds the losses.
+
+        `further_losses` gives others from the noise-free gates; those of the same name win.
+        """
         logits = ops.lay_out(logits, "batch")
         noise = self._noise(logits, noise, training)
         noise_std = self.noise_std / logits.shape[-1]
         noisy = logits if noise is None else logits + noise * noise_std
         gates = ops.lay_out(kops.softmax(noisy, axis=-1), "batch")
-        self._add_losses(logits, noisy, gates, noise is not None, k, mask)
+        # The clean probabilities, even where the gates are noisy.
+        clean = gates if noise is None else kops.softmax(logits, axis=-1)
+        terms = self._loss_terms(logits, noisy, clean, gates, k, mask)
+        self._add_losses(terms | further_losses(clean) if further_losses else terms)
         return ops.top_k_routing(
             gates,
             k,
@@ -188,29 +198,30 @@ class TopKRouter(Router):
             renormalise=self.renormalise_gates,
         )
 
-    def _add_losses(
-        self, logits: Any, noisy: Any, gates: Any, with_noise: bool, k: int, mask: Any
-    ) -> None:
-        """Adds the losses whose weight is above 0. A weight of 0 leaves a loss uncomputed."""
+    def _loss_terms(
+        self, logits: Any, noisy: Any, clean: Any, gates: Any, k: int, mask: Any
+    ) -> LossTerms:
+        """The weight of each loss, and what computes it: a scalar."""
         std = self.noise_std / logits.shape[-1]
-        terms = {
-            "importance": (
-                self.importance_loss_weight,
-                # The clean probabilities, even where the gates are noisy.
-                lambda: ops.importance_loss(
-                    kops.softmax(logits, axis=-1) if with_noise else gates, mask
-                ),
-            ),
+        of_groups = {
+            "importance": (self.importance_loss_weight, lambda: ops.importance_loss(clean, mask)),
             "load": (
-                self.load_loss_weight if with_noise else 0,
+                0 if noisy is logits else self.load_loss_weight,
                 lambda: ops.load_loss(logits, noisy, std, k, mask),
             ),
             "gshard": (self.gshard_loss_weight, lambda: ops.gshard_loss(gates, mask)),
             "z": (self.z_loss_weight, lambda: ops.router_z_loss(logits, mask)),
         }
+        return {
+            name: (weight, lambda compute=compute: ops.group_mean(compute(), mask))
+            for name, (weight, compute) in of_groups.items()
+        }
+
+    def _add_losses(self, terms: LossTerms) -> None:
+        """Adds the losses whose weight is above 0. A weight of 0 leaves a loss uncomputed."""
         for name, (weight, compute) in terms.items():
             if weight:
-                value = ops.group_mean(compute(), mask)
+                value = compute()
                 effects.emit_loss(self, weight * value)
                 effects.emit_term(name, value)
 

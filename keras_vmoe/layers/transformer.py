@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -193,9 +194,32 @@ def make_attention(
     )
 
 
+# The length of each segment, and which of its tokens may be attended to.
+Segments = tuple[tuple[int | None, Any], ...]
+
+
+def _segments(inputs: Any, lengths: Sequence[int] | None, masks: Sequence[Any] | None) -> Segments:
+    tokens = inputs.shape[1]
+    lengths = (tokens,) if lengths is None else tuple(lengths)
+    require(
+        tokens is None or sum(lengths) == tokens,
+        f"segments must sum to the {tokens} tokens of inputs. Received: segments={lengths}",
+    )
+    masks = (None,) * len(lengths) if masks is None else tuple(masks)
+    require(
+        len(masks) == len(lengths),
+        f"attention_masks must hold one mask, or None, for each of the {len(lengths)} segments. "
+        f"Received: {len(masks)}",
+    )
+    return tuple(zip(lengths, masks, strict=True))
+
+
 @keras.saving.register_keras_serializable(package="keras_vmoe")
 class EncoderBlock(keras.layers.Layer):
     """Pre-norm transformer block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+
+    Several sequences can go through side by side: each attends within itself, while the MLP, and
+    the routing of a sparse one, takes the tokens of all.
 
     Args:
         num_heads: attention heads; must divide the width.
@@ -212,6 +236,10 @@ class EncoderBlock(keras.layers.Layer):
         inputs: `[b, t, d]`.
         mask: optional `[b]` or `[b, t]` bool for the routing of a sparse MLP; attention does not
             look at it.
+        segments: lengths of the sequences side by side, which sum to t; `None`: one of all tokens.
+        attention_masks: for each segment `[b, its length]` bool, the tokens that may be attended
+            to, or `None`; `None` for all.
+        modality: `[b, t]` ints for a sparse MLP with a `ModalityRouter`.
         training: switches dropout and router noise on.
         num_selected, capacity_factor, batch_priority: passed to a sparse MLP.
 
@@ -308,6 +336,9 @@ class EncoderBlock(keras.layers.Layer):
         self,
         inputs: Any,
         mask: Any = None,
+        segments: Sequence[int] | None = None,
+        attention_masks: Sequence[Any] | None = None,
+        modality: Any = None,
         training: bool = False,
         num_selected: int | None = None,
         capacity_factor: float | None = None,
@@ -320,27 +351,42 @@ class EncoderBlock(keras.layers.Layer):
         }
         arguments: dict[str, Any] = {"training": training}
         if self.is_sparse:
-            arguments.update(routing, mask=mask)
+            arguments.update(routing, mask=mask, modality=modality)
         for name, value in routing.items():
             require(
                 self.is_sparse or value is None,
                 f"{name} cannot be changed on a block with a dense MLP. "
                 f"Received: {name}={value!r} for layer {self.name!r}",
             )
-        if self.remat and training and not effects.noise_is_handed():
-            return effects.rematerialize(self, lambda x: self._forward(x, arguments), inputs)
-        return self._forward(inputs, arguments)
+        segments = _segments(inputs, segments, attention_masks)
 
-    def _forward(self, x: Any, arguments: dict[str, Any]) -> Any:
+        def forward(x: Any) -> Any:
+            return self._forward(x, segments, arguments)
+
+        if self.remat and training and not effects.noise_is_handed():
+            return effects.rematerialize(self, forward, inputs)
+        return forward(inputs)
+
+    def _forward(self, x: Any, segments: Segments, arguments: dict[str, Any]) -> Any:
         training = arguments["training"]
-        y = self.attention_norm(x)
-        y = self.attention(y, y, training=training)
+        y = self._attend(self.attention_norm(x), segments, training)
         if self.dropout is not None:
             y = self.dropout(y, training=training)
         x = x + self._drop_branch(0, y, training)
         # The MLP is handed in, perhaps with another dtype policy.
         y = keras.ops.cast(self.mlp(self.mlp_norm(x), **arguments), x.dtype)
         return x + self._drop_branch(1, y, training)
+
+    def _attend(self, x: Any, segments: Segments, training: bool) -> Any:
+        """Self-attention within each segment."""
+        outputs, begin = [], 0
+        for length, mask in segments:
+            part = x if len(segments) == 1 else x[:, begin : begin + length]
+            if mask is not None:
+                mask = keras.ops.expand_dims(keras.ops.cast(mask, "bool"), 1)
+            outputs.append(self.attention(part, part, attention_mask=mask, training=training))
+            begin += length or 0
+        return outputs[0] if len(outputs) == 1 else keras.ops.concatenate(outputs, axis=1)
 
     def _drop_branch(self, index: int, y: Any, training: bool) -> Any:
         if not self.branch_drops:

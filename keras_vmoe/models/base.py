@@ -103,7 +103,7 @@ class VisionModel(FunctionalModel):
         # The policy that the layers were made with, whatever the global one is later.
         self.arguments = dict(config, dtype=resolve_policy(config["dtype"]))
         self.input_range = (-1.0, 1.0)
-        self.gives_logits = config["num_classes"] is not None
+        self.gives_logits = config.get("num_classes") is not None
 
     @classmethod
     def from_variant(cls, variant: str, **overrides: Any) -> VisionModel:
@@ -125,7 +125,7 @@ class VisionModel(FunctionalModel):
         config = dict(self.arguments)
         config["dtype"] = keras.saving.serialize_keras_object(config["dtype"])
         for name in ("activation", "head_kernel_initializer"):
-            if not isinstance(config[name], str):
+            if not isinstance(config.get(name, ""), str):
                 config[name] = keras.saving.serialize_keras_object(config[name])
         return {**config, "name": self.name, "trainable": self.trainable}
 

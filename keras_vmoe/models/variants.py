@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from keras_vmoe.models.base import VisionModel, argument_names
 from keras_vmoe.models.efficient_ensemble import EfficientEnsemble
+from keras_vmoe.models.limoe import LIMoE
 from keras_vmoe.models.vit import ViT
 from keras_vmoe.models.vmoe import VMoE
 from keras_vmoe.ops.validation import require
@@ -63,7 +65,34 @@ def _table() -> dict[str, tuple[type[VisionModel], dict[str, Any]]]:
     # The ensemble that was released: fewer experts than V-MoE's, in the last odd blocks.
     ensemble = {"placement": "last_2", "num_experts": 8, "num_members": 2, "num_selected": 1}
     table["eee_s32"] = (EfficientEnsemble, {**_SIZES["vmoe_s"], "patch_size": 32, **ensemble})
+    for name, arguments in _limoe().items():
+        table[f"limoe_{name}"] = (LIMoE, arguments)
     return table
+
+
+def _limoe() -> dict[str, dict[str, Any]]:
+    """LIMoE's presets: Mustafa et al. 2022, arXiv 2206.02770, section 3 and appendix. That H has
+    12 sparse blocks is what its published sizes (675M a token, 5.6B) say; which, is a guess."""
+    presets = {
+        f"{name}{patch}": dict(_SIZES[size], patch_size=patch, num_experts=32)
+        for name, size, patch in (
+            *(("s", "vmoe_s", 32), ("s", "vmoe_s", 16), ("b", "b", 32), ("b", "b", 16)),
+            *(("l", "l", 16), ("h", "h", 14)),
+        )
+    }
+    presets["h14"]["placement"] = tuple(range(9, 32, 2))
+    # For tests and first steps.
+    presets["ti8"] = {
+        "image_size": 32,
+        "patch_size": 8,
+        "num_layers": 4,
+        "width": 64,
+        "mlp_dim": 256,
+        "num_heads": 4,
+        "num_experts": 4,
+        "vocabulary_size": 512,
+    }
+    return presets
 
 
 VARIANTS = _table()
@@ -113,6 +142,7 @@ def variant_arguments(
     name: str, cls: type[VisionModel], overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """The arguments of a preset of `cls` with overrides laid over them."""
+    name = _id(name, cls)
     own, arguments = variant(name)
     require(
         own is cls,
@@ -120,6 +150,12 @@ def variant_arguments(
         f"Received: variant={name!r}; use {own.__name__}.from_variant",
     )
     return merge_arguments(cls, {**arguments, "name": name}, overrides)
+
+
+def _id(name: str, cls: type[VisionModel]) -> str:
+    """The id of what papers call "B/16", among the presets of a class."""
+    short = re.fullmatch(r"([A-Za-z]+)/(\d+)", name)
+    return f"{cls.__name__}_{short[1]}{short[2]}".lower() if short else name
 
 
 def from_variant(name: str, **overrides: Any) -> VisionModel:

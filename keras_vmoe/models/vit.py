@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
@@ -163,36 +163,53 @@ def functional_vit(
         The symbolic images and the symbolic logits or features.
     """
     require_choice("pooling", config["pooling"], POOLINGS)
-    for name in ("num_layers", "width", "mlp_dim", "num_heads", "channels"):
-        require_positive_int(name, config[name])
+    require_sizes(config, ("num_layers", "width", "mlp_dim", "num_heads", "channels"))
     policy = resolve_policy(config["dtype"])
     height, width = image_shape(config["image_size"])
     images = keras.Input((height, width, config["channels"]), name="images", dtype="float32")
-    x = _embed(images, config, policy)
+    x = embed_images(images, config, policy)
     rates = depth_rates(config["stochastic_depth_rate"], config["num_layers"])
     for i, rate in enumerate(rates):
         if members is not None and i == members.first_block:
             x = layers.RepeatMembers(members.count, dtype=policy, name="repeat_members")(x)
         mlp = make_mlp(i) if make_mlp else dense_mlp(config, policy)
-        x = layers.EncoderBlock(
-            config["num_heads"],
-            mlp,
-            qk_norm=config["qk_norm"],
-            dropout_rate=config["dropout_rate"],
-            attention_dropout_rate=config["attention_dropout_rate"],
-            stochastic_depth_rate=rate,
-            layer_norm_epsilon=config["layer_norm_epsilon"],
-            remat=config["remat"],
-            dtype=policy,
-            name=f"encoder_block_{i}",
-        )(x)
-    x = keras.layers.LayerNormalization(
-        epsilon=config["layer_norm_epsilon"], dtype=policy, name="encoder_norm"
-    )(x)
+        x = encoder_block(config, i, mlp, rate, policy)(x)
+    x = encoder_norm(config, policy)(x)
     x = _pool(x, config, policy)
     if members is not None:
         x = layers.SplitMembers(members.count, dtype=policy, name="split_members")(x)
     return images, _head(_pre_logits(x, config, policy), config, policy)
+
+
+def encoder_block(
+    config: dict[str, Any], index: int, mlp: keras.layers.Layer, depth_rate: float, policy: Any
+) -> layers.EncoderBlock:
+    """Block `index` of an encoder, with its MLP and its rate of stochastic depth."""
+    return layers.EncoderBlock(
+        config["num_heads"],
+        mlp,
+        qk_norm=config["qk_norm"],
+        dropout_rate=config["dropout_rate"],
+        attention_dropout_rate=config["attention_dropout_rate"],
+        stochastic_depth_rate=depth_rate,
+        layer_norm_epsilon=config["layer_norm_epsilon"],
+        remat=config["remat"],
+        dtype=policy,
+        name=f"encoder_block_{index}",
+    )
+
+
+def encoder_norm(config: dict[str, Any], policy: Any) -> keras.layers.LayerNormalization:
+    """The layer norm behind the last block."""
+    return keras.layers.LayerNormalization(
+        epsilon=config["layer_norm_epsilon"], dtype=policy, name="encoder_norm"
+    )
+
+
+def require_sizes(config: dict[str, Any], names: Iterable[str]) -> None:
+    """Raises a `ValueError` unless all of these arguments are integers of at least 1."""
+    for name in names:
+        require_positive_int(name, config[name])
 
 
 def dense_mlp(config: dict[str, Any], policy: Any) -> layers.MLP:
@@ -202,7 +219,7 @@ def dense_mlp(config: dict[str, Any], policy: Any) -> layers.MLP:
     )
 
 
-def _embed(images: Any, config: dict[str, Any], policy: Any) -> Any:
+def embed_images(images: Any, config: dict[str, Any], policy: Any) -> Any:
     """Images to tokens with positions."""
     embedding = layers.PatchEmbedding(
         config["patch_size"], config["width"], dtype=policy, name="embedding"

@@ -152,21 +152,29 @@ def functional_vmoe(config: dict[str, Any], members: Members | None = None) -> t
     def make_mlp(index: int) -> keras.layers.Layer:
         if index not in blocks:
             return dense_mlp(config, policy)
-        dropout = config["expert_dropout_rate"]
-        return layers.MoEMLP(
-            make_router(config, members),
-            config["mlp_dim"],
-            images_per_group=images_per_group(config),
-            activation=config["activation"],
-            dropout_rate=config["dropout_rate"] if dropout is None else dropout,
-            shared_init=config["shared_expert_init"],
-            dispatch=config["dispatch"],
-            dispatch_dtype=config["dispatch_dtype"],
-            dtype=policy,
-            name=f"encoder_block_{index}_moe",
-        )
+        router = make_router(config, members)
+        return moe_mlp(config, index, router, images_per_group(config), policy)
 
     return functional_vit(config, make_mlp, members)
+
+
+def moe_mlp(
+    config: dict[str, Any], index: int, router: layers.Router, images_per_group: int, policy: Any
+) -> layers.MoEMLP:
+    """The sparse MLP of block `index`."""
+    dropout = config["expert_dropout_rate"]
+    return layers.MoEMLP(
+        router,
+        config["mlp_dim"],
+        images_per_group=images_per_group,
+        activation=config["activation"],
+        dropout_rate=config["dropout_rate"] if dropout is None else dropout,
+        shared_init=config["shared_expert_init"],
+        dispatch=config["dispatch"],
+        dispatch_dtype=config["dispatch_dtype"],
+        dtype=policy,
+        name=f"encoder_block_{index}_moe",
+    )
 
 
 def images_per_group(config: dict[str, Any]) -> int:

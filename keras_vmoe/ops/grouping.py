@@ -23,12 +23,14 @@ class Groups(NamedTuple):
         mask: `[g, s]` bool, false for filling and masked tokens, or `None` where all are real.
         images: `[g]` int32, the real images of each group, or `None` where every group is full.
         images_per_group: images that a full group holds, at most the batch.
+        modality: `[g, s]` ints, the modality of each token, or `None` where there is but one.
     """
 
     tokens: Any
     mask: Any
     images: Any
     images_per_group: Any
+    modality: Any = None
 
 
 def _token_mask(mask: Any, tokens: Any) -> Any:
@@ -52,7 +54,9 @@ def _fill(values: Any, count: Any) -> Any:
     return ops.concatenate([values, ops.zeros((count,) + tuple(shape[1:]), dtype=values.dtype)], 0)
 
 
-def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups:
+def group_images(
+    tokens: Any, images_per_group: int, mask: Any = None, modality: Any = None
+) -> Groups:
     """Cuts a batch into routing groups of whole images.
 
     A batch of b images makes `ceil(b / images_per_group)` groups; a batch smaller than a group is
@@ -63,6 +67,7 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
         tokens: `[b, t, d]`; b may be dynamic.
         images_per_group: images in a full group.
         mask: optional `[b]` or `[b, t]` bool; false images or tokens are not routed.
+        modality: optional `[b, t]` ints, the modality of each token.
 
     Returns:
         `Groups`.
@@ -94,8 +99,13 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
         size = 1 if images_per_group == 1 else ops.maximum(ops.minimum(batch, images_per_group), 1)
         count = ops.maximum((batch + size - 1) // size, 1)
     full = isinstance(batch, int) and count * size == batch
+    if modality is not None:
+        require_same_axes("modality", modality, tokens)
+        modality = modality if full else _fill(modality, count * size - batch)
+        modality = ops.reshape(modality, [count, size * length])
     if full and mask is None:
-        return Groups(ops.reshape(tokens, [count, size * length, width]), None, None, size)
+        tokens = ops.reshape(tokens, [count, size * length, width])
+        return Groups(tokens, None, None, size, modality)
     if mask is None:
         mask = ops.ones((batch, length), dtype="bool")
     else:
@@ -109,6 +119,7 @@ def group_images(tokens: Any, images_per_group: int, mask: Any = None) -> Groups
         ops.reshape(mask, [count, size * length]),
         ops.sum(ops.cast(real, "int32"), axis=-1),
         size,
+        modality,
     )
 
 

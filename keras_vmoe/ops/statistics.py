@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
 
+from keras_vmoe.ops.entropy import mean_gates, of_modality, token_entropy
 from keras_vmoe.ops.losses import safe_divide
 from keras_vmoe.ops.routing import ExpertChoicePlan, Plan, SoftPlan, TokenChoicePlan
 
@@ -101,6 +103,62 @@ def routing_statistics(
     if not isinstance(plan, SoftPlan):
         statistics["dropped"] = dropped_share(plan, mask)
     return statistics
+
+
+_OF_MODALITY = ("success_rate", "effective_experts", "local_entropy", "tokens")
+
+
+def modality_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of what `modality_statistics` gives.
+
+    Example:
+
+    >>> from keras_vmoe.ops.statistics import modality_metrics
+    >>> modality_metrics(["text"])[:2]
+    ('text_success_rate', 'text_effective_experts')
+    """
+    return tuple(f"{name}_{statistic}" for name in names for statistic in _OF_MODALITY)
+
+
+def modality_statistics(
+    plan: TokenChoicePlan, modality: Any, names: Sequence[str], mask: Any = None
+) -> dict[str, Any]:
+    """Scalars of the routing of each modality.
+
+    Args:
+        plan: of token choice.
+        modality: `[g, s]` ints, places in `names`.
+        names: of the modalities.
+        mask: optional `[g, s]` bool; false tokens count in nothing.
+
+    Returns:
+        For each name `NAME_success_rate` (share of its choices that got a slot),
+        `NAME_effective_experts` (the exponential of the entropy of its mean gates: how many
+        experts its tokens use), `NAME_local_entropy` (mean entropy of a token's gates, nats) and
+        `NAME_tokens` (their number).
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import ops
+    >>> gates = np.array([[[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]], "float32")
+    >>> plan = ops.top_k_routing(gates, num_selected=1, capacity=1)
+    >>> found = ops.modality_statistics(plan, np.array([[0, 0, 1]]), ["image", "text"])
+    >>> float(found["image_success_rate"]), float(found["text_success_rate"])
+    (0.5, 1.0)
+
+    Reference: Mustafa et al. 2022, arXiv 2206.02770, section 4 (success rates).
+    """
+    gates = ops.cast(plan.gates, "float32")
+    found = {}
+    for index, name in enumerate(names):
+        own = of_modality(modality, index, mask)
+        weights = ops.cast(own, "float32")
+        found[f"{name}_success_rate"] = 1.0 - dropped_share(plan, own)
+        found[f"{name}_effective_experts"] = ops.exp(token_entropy(mean_gates(gates, own)))
+        found[f"{name}_local_entropy"] = _masked_mean(token_entropy(gates), own)
+        found[f"{name}_tokens"] = ops.sum(weights)
+    return found
 
 
 def _gates(plan: Plan) -> Any:

@@ -1,0 +1,139 @@
+"""What models of image-text pairs share: their outputs, their loss, their two encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_vmoe import layers, ops
+from keras_vmoe.layers import effects
+from keras_vmoe.models.base import FunctionalModel, VisionModel
+from keras_vmoe.ops.validation import require_choice
+
+Graph = Callable[[], tuple[Any, Any]]
+
+
+class Projection:
+    """A linear map to the embedding space, and to length 1.
+
+    Args:
+        dim: width of the embeddings.
+        policy: dtype policy of the map; the embeddings are float32.
+        name: of the modality.
+    """
+
+    def __init__(self, dim: int, policy: Any, name: str) -> None:
+        self.dense = keras.layers.Dense(dim, dtype=policy, name=f"{name}_projection")
+        self.unit = layers.L2Normalization(dtype=policy, name=f"{name}_unit_length")
+
+    def __call__(self, x: Any) -> Any:
+        return self.unit(self.dense(x))
+
+
+def logit_scale(config: dict[str, Any]) -> layers.LogitScale:
+    """The scale of the logits, and their bias where the loss is the sigmoid one."""
+    require_choice("loss", config["loss"], ("softmax", "sigmoid"))
+    bias = config["bias_init"] if config["loss"] == "sigmoid" else None
+    return layers.LogitScale(config["scale_init"], bias, name="logit_scale")
+
+
+def pair_outputs(image: Any, text: Any, scale: Any) -> dict[str, Any]:
+    """The outputs of a model of pairs, from its embeddings and what `LogitScale` gives."""
+    outputs = {"image_embedding": image, "text_embedding": text}
+    if isinstance(scale, (tuple, list)):
+        return {**outputs, "logit_scale": scale[0], "logit_bias": scale[1]}
+    return {**outputs, "logit_scale": scale}
+
+
+class Encoder(FunctionalModel):
+    """One modality alone; the routing metrics of the pairs are left alone."""
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        with layers.routing_metrics(False):
+            return super().call(inputs, training=training, mask=mask)
+
+
+class _Untracked:
+    """Holds what Keras must not take for a sublayer: models of layers that it knows already."""
+
+    def __init__(self, image: Graph, text: Graph) -> None:
+        self.graphs = {"image": image, "text": text}
+        self.models: dict[str, Encoder] = {}
+
+
+class PairModel(VisionModel):
+    """Base class of the models of image-text pairs.
+
+    `fit` trains on batches of `{"images", "tokens"}` without labels, with the loss that the model
+    was made for: `model.compile(optimizer)`. Under tf.distribute the pairs of all replicas are
+    told apart.
+    """
+
+    def __init__(self, config: dict[str, Any], graph: tuple[Any, Any], **kwargs: Any) -> None:
+        super().__init__(config, graph, **kwargs)
+        self._accuracy = keras.metrics.Mean(name="accuracy")
+
+    def _keep_encoders(self, image: Graph, text: Graph) -> None:
+        self._encoders = _Untracked(image, text)
+
+    @property
+    def image_encoder(self) -> FunctionalModel:
+        """A model of images alone, `[b, height, width, channels]` to `[b, d]`; shares its layers
+        with this one."""
+        return self._encoder("image")
+
+    @property
+    def text_encoder(self) -> FunctionalModel:
+        """A model of texts alone, `[b, text_length]` tokens to `[b, d]`; shares its layers with
+        this one."""
+        return self._encoder("text")
+
+    def _encoder(self, name: str) -> Encoder:
+        kept = self._encoders
+        if name not in kept.models:
+            inputs, outputs = kept.graphs[name]()
+            encoder = Encoder(inputs, outputs, name=f"{self.name}_{name}_encoder")
+            encoder.input_range = self.input_range if name == "image" else None
+            kept.models[name] = encoder
+        return kept.models[name]
+
+    def encode_image(self, images: Any) -> Any:
+        """Embeddings of images.
+
+        Args:
+            images: `[b, height, width, channels]`, in [-1, 1].
+
+        Returns:
+            `[b, d]`, of length 1.
+        """
+        return self.image_encoder(images, training=False)
+
+    def encode_text(self, tokens: Any) -> Any:
+        """Embeddings of texts.
+
+        Args:
+            tokens: `[b, text_length]` ints.
+
+        Returns:
+            `[b, d]`, of length 1.
+        """
+        return self.text_encoder(tokens, training=False)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Called by `fit` and `evaluate`: the contrastive loss and the auxiliary ones."""
+        logits, kind = ops.contrastive_outputs(y_pred)
+        effects.emit_metric(self._accuracy, kops.mean(ops.contrastive_hits(logits)))
+        total = kops.mean(ops.contrastive_loss(logits, kind))
+        for loss in self.losses:
+            total += kops.cast(loss, total.dtype)
+        return total
