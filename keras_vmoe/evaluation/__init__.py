@@ -1,5 +1,8 @@
-"""What a trained model can do: accuracy, few-shot transfer, accuracy against capacity."""
+"""What a trained model can do: accuracy, few-shot transfer, zero-shot classification, retrieval,
+accuracy against capacity.
+"""
 
+from keras_vmoe.evaluation.embeddings import collect_pair_embeddings as collect_pair_embeddings
 from keras_vmoe.evaluation.few_shot import SEEDS as SEEDS
 from keras_vmoe.evaluation.few_shot import SHOTS as SHOTS
 from keras_vmoe.evaluation.few_shot import FewShotData as FewShotData
@@ -16,6 +19,10 @@ from keras_vmoe.evaluation.passes import Loss as Loss
 from keras_vmoe.evaluation.passes import collect_features as collect_features
 from keras_vmoe.evaluation.passes import evaluate as evaluate
 from keras_vmoe.evaluation.passes import softmax_loss as softmax_loss
+from keras_vmoe.evaluation.retrieval import RECALL_KS as RECALL_KS
+from keras_vmoe.evaluation.retrieval import RetrievalResult as RetrievalResult
+from keras_vmoe.evaluation.retrieval import retrieval_recalls as retrieval_recalls
+from keras_vmoe.evaluation.retrieval import retrieval_table as retrieval_table
 from keras_vmoe.evaluation.ridge import L2_REGS as L2_REGS
 from keras_vmoe.evaluation.ridge import ridge_accuracy as ridge_accuracy
 from keras_vmoe.evaluation.sweep import CAPACITY_FACTORS as CAPACITY_FACTORS
@@ -32,3 +39,8 @@ from keras_vmoe.evaluation.uncertainty import (
     expected_calibration_error as expected_calibration_error,
 )
 from keras_vmoe.evaluation.uncertainty import negative_log_likelihood as negative_log_likelihood
+from keras_vmoe.evaluation.zero_shot import ZeroShotResult as ZeroShotResult
+from keras_vmoe.evaluation.zero_shot import class_embeddings as class_embeddings
+from keras_vmoe.evaluation.zero_shot import zero_shot_accuracy as zero_shot_accuracy
+from keras_vmoe.evaluation.zero_shot import zero_shot_classify as zero_shot_classify
+from keras_vmoe.evaluation.zero_shot import zero_shot_table as zero_shot_table
