@@ -101,8 +101,8 @@ def pair_arrays(images: np.ndarray, captions: Sequence[Sequence[str]]) -> ArrayS
 def read_captions(split: Split) -> Iterator[tuple[str, ...]]:
     """Yields the captions of each image, in the order of evaluation.
 
-    Those of arrays and files are known; a stream is read once, and nothing of it is decoded. There
-    an image without captions has none.
+    Those of arrays and files are known; a stream is read once, and nothing of it is decoded. An
+    image of a stream that may be left out because it lacks a caption has none.
 
     Args:
         split: a split of pairs.
@@ -113,7 +113,7 @@ def read_captions(split: Split) -> Iterator[tuple[str, ...]]:
     Example:
         >>> from keras_vmoe import data
         >>> next(read_captions(data.load_pairs("digit_grids").eval))
-        ('top left three top right five bottom left four bottom right five',)
+        ('top left five top right zero bottom right three',)
     """
     _require_captions(split)
     if not isinstance(split, StreamSplit):
