@@ -1,8 +1,9 @@
-"""Image datasets by name, and the batches made of them.
+"""Image datasets by name, labelled or with captions, and the batches made of them.
 
 `load` finds a dataset and checks it; `make_dataset` turns one of its splits into batches whose
 order and augmentation depend on nothing but the seed, the epoch and the example, so that a
-resumed run sees what an uninterrupted one would have seen.
+resumed run sees what an uninterrupted one would have seen. `load_pairs` and `make_pairs` do the
+same for images with captions.
 """
 
 from keras_vmoe.data.augment import Augment, Flip
@@ -12,14 +13,19 @@ from keras_vmoe.data.corrupt import CorruptImages
 from keras_vmoe.data.crops import CentralCrop, Crop, InceptionCrop
 from keras_vmoe.data.folder import verify
 from keras_vmoe.data.mixes import CutMix, Mix, Mixup, mix_with_weights
+from keras_vmoe.data.pair_registry import list_pairs, load_pairs
+from keras_vmoe.data.pairs import PairSource, make_pairs, pair_arrays, read_captions
 from keras_vmoe.data.pipeline import make_dataset
 from keras_vmoe.data.rand_augment import RandAugment
 from keras_vmoe.data.random_erasing import RandomErasing
 from keras_vmoe.data.registry import list_datasets, load
+from keras_vmoe.data.scenes import DIGIT_WORDS, GARMENT_WORDS
 from keras_vmoe.data.selection import read_labels, select
 from keras_vmoe.data.source import ArraySplit, FileSplit, ImageSource, Split, StreamSplit
 
 __all__ = [
+    "DIGIT_WORDS",
+    "GARMENT_WORDS",
     "ArraySplit",
     "Augment",
     "Augmentation",
@@ -34,14 +40,20 @@ __all__ = [
     "InceptionCrop",
     "Mix",
     "Mixup",
+    "PairSource",
     "RandAugment",
     "RandomErasing",
     "Split",
     "StreamSplit",
     "list_datasets",
+    "list_pairs",
     "load",
+    "load_pairs",
     "make_dataset",
+    "make_pairs",
     "mix_with_weights",
+    "pair_arrays",
+    "read_captions",
     "read_labels",
     "select",
     "verify",

@@ -4,6 +4,8 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,57 @@ from keras_vmoe.data.source import (
 ALIASES = {"pets": "oxford_iiit_pet", "flowers": "oxford_flowers102"}
 _EVAL_NAMES = ("validation", "val", "test")
 _PREPARED = "dataset_info.json"
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What is read of each example.
+
+    Args:
+        image: the feature of the image.
+        label: the feature of the label; "captions/text" is one within another.
+        to_label: makes a label of that feature.
+    """
+
+    image: str = "image"
+    label: str = "label"
+    to_label: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+
+    def decoders(self, tfds: Any) -> Any:
+        """Returns what leaves out all else, and images encoded."""
+        skipping = {self.image: tfds.decode.SkipDecoding()}
+        return tfds.decode.PartialDecoding(
+            {self.image: True} | _nested(self.label, True), decoders=skipping
+        )
+
+    def read(self, example: Example) -> Example:
+        """Returns `{"image", "label"}` of an example."""
+        return {
+            "image": example[self.image],
+            "label": self.to_label(find_feature(example, self.label)),
+        }
+
+
+def find_feature(features: Any, path: str) -> Any:
+    """Returns a feature, or one within another, or None.
+
+    Example:
+        >>> find_feature({"captions": {"text": 1}}, "captions/text")
+        1
+    """
+    for name in [path] if path in features else path.split("/"):
+        if not isinstance(features, dict) or name not in features:
+            return None
+        features = features[name]
+    return features
+
+
+def _nested(path: str, value: Any) -> Example:
+    for name in reversed(path.split("/")):
+        value = {name: value}
+    return value
 
 
 def load_catalog(
@@ -57,31 +110,39 @@ def load_catalog(
         ValueError: if there is no such dataset or split, it has no class labels, or more images
             that are held in memory cannot be decoded than may be.
     """
+    corrupt = CorruptImages(max_corrupt)
+    builder = find_builder(name, data_dir, _unknown)
+    image, label = _features(builder)
+    prepare(builder)
+    train_split = train_split or "train"
+    eval_split = eval_split or default_eval_split(builder)
+    splits = {
+        split: read_split(builder, split, Fields(), corrupt) for split in (train_split, eval_split)
+    }
+    names = tuple(label.names)
+    return ImageSource(name, names, image.shape, splits, train_split, eval_split, corrupt)
+
+
+def find_builder(
+    name: str, data_dir: str | None, unknown: Callable[[str, str | None, list[str]], str]
+) -> Any:
+    """Returns the builder of a dataset, prepared or not.
+
+    Args:
+        name: of the catalogue, or of what lies prepared in `data_dir`.
+        data_dir: as `load_catalog` takes it.
+        unknown: makes a message of a name that is not known, `data_dir` and the known names.
+
+    Raises:
+        ImportError: if TensorFlow Datasets is not installed.
+        ValueError: if there is no such dataset.
+    """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
             f"dataset {name!r} needs TensorFlow Datasets: pip install 'keras_vmoe[train]'."
         ) from error
-    corrupt = CorruptImages(max_corrupt)
-    builder = _find_builder(name, data_dir, tfds)
-    image, label = _features(builder, tfds)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # each dataset's own code may raise anything here
-        raise OSError(
-            f"dataset {name!r} could not be prepared in {builder.data_dir}: {_first_line(error)}"
-        ) from error
-    train_split = train_split or "train"
-    eval_split = eval_split or _default_eval_split(builder)
-    splits = {
-        split: _read_split(builder, split, tfds, corrupt) for split in (train_split, eval_split)
-    }
-    names = tuple(label.names)
-    return ImageSource(name, names, image.shape, splits, train_split, eval_split, corrupt)
-
-
-def _find_builder(name: str, data_dir: str | None, tfds: Any) -> Any:
     full_name = ALIASES.get(name, name)
     folder = os.path.expanduser(data_dir or "")
     # Such a folder may lie in a bucket too.
@@ -94,9 +155,24 @@ def _find_builder(name: str, data_dir: str | None, tfds: Any) -> Any:
         return tfds.builder(full_name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
-        raise ValueError(_unknown(name, data_dir, known)) from None
+        raise ValueError(unknown(name, data_dir, known)) from None
     except (AssertionError, ValueError) as error:  # a wrong configuration or version
         raise ValueError(f"dataset {name!r}: {_first_line(error)}") from error
+
+
+def prepare(builder: Any) -> None:
+    """Fetches and prepares a dataset, where it is not.
+
+    Raises:
+        OSError: if that cannot be done.
+    """
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # each dataset's own code may raise anything here
+        raise OSError(
+            f"dataset {builder.name!r} could not be prepared in {builder.data_dir}: "
+            f"{_first_line(error)}"
+        ) from error
 
 
 def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
@@ -125,8 +201,10 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines[:3]) if lines[0].endswith(":") else lines[0]
 
 
-def _features(builder: Any, tfds: Any) -> tuple[Any, Any]:
+def _features(builder: Any) -> tuple[Any, Any]:
     """Returns the image and the label feature, or says why the dataset is of no use here."""
+    import tensorflow_datasets as tfds
+
     features = dict(builder.info.features or {})
     image, label = features.get("image"), features.get("label")
     found = isinstance(image, tfds.features.Image), isinstance(label, tfds.features.ClassLabel)
@@ -135,12 +213,22 @@ def _features(builder: Any, tfds: Any) -> tuple[Any, Any]:
             f"dataset {builder.name!r} is not for image classification: it needs features 'image' "
             f"and 'label', it has {', '.join(features)}."
         )
-    if image.np_dtype != np.uint8:
-        raise ValueError(f"dataset {builder.name!r} has images of {image.np_dtype}, not of uint8.")
+    check_image(builder, image)
     return image, label
 
 
-def _default_eval_split(builder: Any) -> str:
+def check_image(builder: Any, image: Any) -> None:
+    """Raises ValueError if the image feature is not of bytes."""
+    if image.np_dtype != np.uint8:
+        raise ValueError(f"dataset {builder.name!r} has images of {image.np_dtype}, not of uint8.")
+
+
+def default_eval_split(builder: Any) -> str:
+    """Returns the first of the usual held-out splits that there is.
+
+    Raises:
+        ValueError: if there is none.
+    """
     known = list(builder.info.splits)
     # Splits are unknown before a dataset is prepared, and stay so where tests mock it.
     held_out = [name for name in _EVAL_NAMES if name in known or not known]
@@ -152,14 +240,26 @@ def _default_eval_split(builder: Any) -> str:
     return held_out[0] if known else "test"
 
 
-def _read_split(builder: Any, name: str, tfds: Any, corrupt: CorruptImages) -> Split:
-    image = builder.info.features["image"]
-    decoders = tfds.decode.PartialDecoding(
-        {"image": True, "label": True}, decoders={"image": tfds.decode.SkipDecoding()}
-    )
+def read_split(builder: Any, name: str, fields: Fields, corrupt: CorruptImages) -> Split:
+    """Returns one split of a prepared dataset, in memory where it is small.
+
+    Args:
+        builder: of the dataset.
+        name: of the split, or a specification such as "train[:90%]".
+        fields: what is read of each example.
+        corrupt: counts the images that cannot be decoded.
+
+    Raises:
+        ValueError: if there is no such split, or more images cannot be decoded than may be.
+    """
+    import tensorflow_datasets as tfds
+
+    image = builder.info.features[fields.image]
+    decoders = fields.decoders(tfds)
 
     def open_whole(part: tf.Tensor | None = None) -> tf.data.Dataset:
-        return builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
+        examples = builder.as_dataset(split=name, decoders=decoders, shuffle_files=False)
+        return examples.map(fields.read)
 
     try:
         num_examples = int(open_whole().cardinality())
@@ -171,7 +271,7 @@ def _read_split(builder: Any, name: str, tfds: Any, corrupt: CorruptImages) -> S
         num_examples = builder.info.splits[name].num_examples
     place = f"{builder.name} {name}"
     if None in image.shape or num_examples * math.prod(image.shape) > MEMORY_LIMIT:
-        sizes, open_part = _files(builder, name, decoders, tfds) or (None, open_whole)
+        sizes, open_part = _files(builder, name, fields) or (None, open_whole)
         return StreamSplit(
             num_examples,
             open_part,
@@ -183,14 +283,14 @@ def _read_split(builder: Any, name: str, tfds: Any, corrupt: CorruptImages) -> S
     return _decode_all(open_whole(), image.shape[-1], place, corrupt)
 
 
-def _files(
-    builder: Any, name: str, decoders: Any, tfds: Any
-) -> tuple[tuple[int, ...], OpenPart] | None:
+def _files(builder: Any, name: str, fields: Fields) -> tuple[tuple[int, ...], OpenPart] | None:
     """Returns the sizes of a split's files and what opens one, where they can be read one by one.
 
     Where not, in other formats for instance, hosts cannot have files of their own, and every epoch
     reads the files in the same order.
     """
+    import tensorflow_datasets as tfds
+
     known = list(builder.info.splits)  # not where tests mock a dataset
     if not known or builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         return None
@@ -198,10 +298,11 @@ def _files(
     paths, skips, takes = (
         np.array([getattr(file, field) for file in files]) for field in ("filename", "skip", "take")
     )
+    decoders = fields.decoders(tfds)
     features = decoders.extract_features(builder.info.features)
 
-    def decode_example(record: tf.Tensor) -> Any:
-        return features.deserialize_example(record, decoders=decoders.decoders)
+    def decode_example(record: tf.Tensor) -> Example:
+        return fields.read(features.deserialize_example(record, decoders=decoders.decoders))
 
     def open_part(part: tf.Tensor) -> tf.data.Dataset:
         records = tf.data.TFRecordDataset(tf.constant(paths)[part])
@@ -232,4 +333,7 @@ def _decode_all(
         corrupt.check()
         raise ValueError(f"{place}: an image cannot be decoded: {one_line(error)}") from error
     images, labels = (np.concatenate([batch[i] for batch in batches]) for i in range(2))
+    if labels.dtype == object:
+        texts = np.array([label.decode("utf-8", "replace") for label in labels], object)
+        return ArraySplit(len(images), images, texts)
     return ArraySplit.of(images, labels)

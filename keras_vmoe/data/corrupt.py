@@ -9,6 +9,9 @@ import tensorflow as tf
 # What TensorFlow says of the place in its graph, in some messages.
 _NODE = re.compile(r"\{\{function_node \S*\}\}|__wrapped__\S*\}\}")
 
+# What stands in the place of an image that lacks a caption: to pairs it is of no use either.
+NO_CAPTION = b"no caption"
+
 
 class CorruptImages:
     """The images of a source that could not be decoded so far, each once.
@@ -88,7 +91,8 @@ class CorruptImages:
         """
 
         def decode_or_count(content: bytes, place: bytes):
-            image = try_decode(content, channels)
+            has_caption = content != NO_CAPTION
+            image = try_decode(content, channels) if has_caption else "it has no caption"
             if not isinstance(image, str):
                 return image.numpy(), True
             self.add(place.decode(), image)

@@ -22,7 +22,7 @@ from keras_vmoe.data.source import (
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 OTHER_FORMATS = (".webp", ".tif", ".tiff", ".heic", ".avif", ".jxl")
 CHANNELS = 3
-_EVAL_NAMES = ("validation", "val", "test")
+EVAL_NAMES = ("validation", "val", "test")
 
 
 def load_folder(
@@ -69,6 +69,29 @@ def load_folder(
             f"image_folder:{folder} has one class, {names[0]!r}: classification needs two or more, "
             "each in a sub-folder of its own."
         )
+    splits, shape, corrupt = check_files(files, train_split, verify, max_corrupt)
+    eval_split = eval_split or next(name for name in splits if name != train_split)
+    name = f"image_folder:{folder}"
+    return ImageSource(name, names, shape, splits, train_split, eval_split, corrupt)
+
+
+def check_files(
+    files: dict[str, FileSplit], train_split: str, verify: bool, max_corrupt: int
+) -> tuple[dict[str, Split], tuple[int | None, int | None, int], CorruptImages]:
+    """Decodes all files once, if that is wanted, and keeps them in memory where they are small.
+
+    Args:
+        files: the splits by name.
+        train_split: the one whose images tell the shape.
+        verify: whether files are decoded now.
+        max_corrupt: up to this many that cannot be decoded are left out.
+
+    Returns:
+        The splits, the shape of the images, and what counts the damaged ones.
+
+    Raises:
+        ValueError: if more files are damaged than may be.
+    """
     corrupt = CorruptImages(max_corrupt)
     if verify:
         splits = _hold_in_memory(files, corrupt)
@@ -80,9 +103,7 @@ def load_folder(
     shape = (None, None, CHANNELS)
     if isinstance(splits[train_split], ArraySplit):
         shape = splits[train_split].images.shape[1:]
-    eval_split = eval_split or next(name for name in splits if name != train_split)
-    name = f"image_folder:{folder}"
-    return ImageSource(name, names, shape, splits, train_split, eval_split, corrupt)
+    return splits, shape, corrupt
 
 
 def verify(split: Split) -> None:
@@ -107,7 +128,7 @@ def verify(split: Split) -> None:
 def _read_split_folders(
     folder: Path, train_split: str, eval_split: str | None
 ) -> tuple[tuple[str, ...], dict[str, FileSplit]]:
-    held_out = [eval_split] if eval_split else [n for n in _EVAL_NAMES if n != train_split]
+    held_out = [eval_split] if eval_split else [n for n in EVAL_NAMES if n != train_split]
     found = [name for name in held_out if (folder / name).is_dir()]
     if not (folder / train_split).is_dir():
         raise FileNotFoundError(f"image_folder:{folder} has no folder {train_split!r}.")
@@ -191,7 +212,7 @@ def _hold_in_memory(files: dict[str, FileSplit], corrupt: CorruptImages) -> dict
         found[name] = FileSplit(len(kept), tuple(split.paths[i] for i in kept), split.labels[kept])
         if images:
             arrays = np.stack(images[first : first + len(kept)])
-            found[name] = ArraySplit.of(arrays, found[name].labels)
+            found[name] = ArraySplit(len(kept), arrays, found[name].labels)
         first += len(kept)
     return found
 

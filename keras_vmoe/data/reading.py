@@ -62,8 +62,8 @@ class Reader:
             example: of `order`.
 
         Returns:
-            `{"image": [s, s, channels], "label": int32}`, uint8 or, where it was squashed,
-            float32; and `"whole"`, bool, where damaged images may be left out.
+            `{"image": [s, s, channels], "label": int32, a string of pairs}`, uint8 or, where it was
+            squashed, float32; and `"whole"`, bool, where damaged images may be left out.
         """
         draws = example.get("draws", tf.zeros((0,)))
         num_crop_draws = self._crop.num_draws if self._crop else 0
@@ -83,9 +83,10 @@ class Reader:
         return found | {"image": image}
 
     def _label(self, example: Example) -> tf.Tensor:
-        if isinstance(self._split, StreamSplit):
-            return tf.cast(example["label"], tf.int32)
-        return self._labels[example["index"]]
+        if not isinstance(self._split, StreamSplit):
+            return self._labels[example["index"]]
+        label = example["label"]
+        return label if label.dtype == tf.string else tf.cast(label, tf.int32)
 
     def content(self, example: Example) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the bytes of an image that is not held decoded, and what messages call it."""

@@ -1,4 +1,4 @@
-"""What a labelled set of images is, whichever place it came from."""
+"""What a set of images with labels is, whichever place it came from."""
 
 import dataclasses
 import math
@@ -38,7 +38,7 @@ class ArraySplit(Split):
     Args:
         num_examples: number of labelled images.
         images: uint8 array `[n, height, width, channels]`.
-        labels: int32 array `[n]`.
+        labels: int32 array `[n]`; strings where the split is one of pairs.
     """
 
     images: np.ndarray
@@ -57,7 +57,7 @@ class FileSplit(Split):
     Args:
         num_examples: number of labelled images.
         paths: one file per example.
-        labels: int32 array `[n]`.
+        labels: int32 array `[n]`; strings where the split is one of pairs.
         corrupt: counts the files that cannot be decoded and lets some be left out; None lets
             none.
     """
@@ -74,7 +74,8 @@ class StreamSplit(Split):
     Args:
         num_examples: number of labelled images.
         open: takes the number of a part, an int64 scalar; returns a `tf.data.Dataset` of
-            `{"image": encoded bytes, "label": int}` in one fixed order.
+            `{"image": encoded bytes, "label": int}` in one fixed order; labels are strings where
+            the split is one of pairs.
         channels: number of channels that the images are decoded to.
         corrupt: counts the images that cannot be decoded and lets some be left out; None lets
             none.
@@ -134,8 +135,46 @@ class StreamSplit(Split):
         )
 
 
+class WithSplits:
+    """The splits of a source, which has them in its fields."""
+
+    name: str
+    splits: Mapping[str, Split]
+    train_split: str
+    eval_split: str
+    corrupt: CorruptImages | None
+
+    def __post_init__(self):
+        for argument in ("train_split", "eval_split"):
+            value = getattr(self, argument)
+            if value not in self.splits:
+                raise ValueError(
+                    f"{argument}={value!r} is not a split of {self.name!r}: "
+                    f"use one of {', '.join(sorted(self.splits))}."
+                )
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The images left out because they cannot be decoded, each with the reason.
+
+        Those of an image folder are known when it is loaded; those of a stream are found while
+        it is read, so that this grows during training.
+        """
+        return self.corrupt.found if self.corrupt else ()
+
+    @property
+    def train(self) -> Split:
+        """The split to train on."""
+        return self.splits[self.train_split]
+
+    @property
+    def eval(self) -> Split:
+        """The split held out from training."""
+        return self.splits[self.eval_split]
+
+
 @dataclass(frozen=True, eq=False)
-class ImageSource:
+class ImageSource(WithSplits):
     """A labelled image dataset.
 
     Args:
@@ -159,38 +198,10 @@ class ImageSource:
     eval_split: str = "test"
     corrupt: CorruptImages | None = None
 
-    def __post_init__(self):
-        for argument in ("train_split", "eval_split"):
-            value = getattr(self, argument)
-            if value not in self.splits:
-                raise ValueError(
-                    f"{argument}={value!r} is not a split of {self.name!r}: "
-                    f"use one of {', '.join(sorted(self.splits))}."
-                )
-
     @property
     def num_classes(self) -> int:
         """The number of labels."""
         return len(self.class_names)
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """The images left out because they cannot be decoded, each with the reason.
-
-        Those of an image folder are known when it is loaded; those of a stream are found while
-        it is read, so that this grows during training.
-        """
-        return self.corrupt.found if self.corrupt else ()
-
-    @property
-    def train(self) -> Split:
-        """The split to train on."""
-        return self.splits[self.train_split]
-
-    @property
-    def eval(self) -> Split:
-        """The split held out from training."""
-        return self.splits[self.eval_split]
 
 
 def stratified_split(
