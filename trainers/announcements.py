@@ -8,13 +8,16 @@ import keras
 
 from keras_vmoe import data
 from keras_vmoe.trainers.config import TrainConfig
+from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.progress import duration
+from keras_vmoe.trainers.tasks import Task
 from keras_vmoe.trainers.workdir import Workdir
 
 
 def introduce(
     config: TrainConfig,
-    source: data.ImageSource,
+    source: data.ImageSource | Pairs,
+    task: Task,
     model: keras.Model,
     total_steps: int,
     workdir: Workdir,
@@ -25,6 +28,7 @@ def introduce(
     Args:
         config: the run's parameters.
         source: its data.
+        task: what it learns of them.
         model: its model.
         total_steps: its length.
         workdir: its folder.
@@ -33,11 +37,14 @@ def introduce(
     lines = [
         (
             "data",
-            f"{source.name}: {source.train.num_examples:,} images to train on, "
-            f"{source.eval.num_examples:,} held out, {source.num_classes} classes",
+            f"{source.name}: {source.train.num_examples:,} {task.examples} to train on, "
+            f"{source.eval.num_examples:,} held out, {task.facts}",
         ),
         ("model", f"{type(model).__name__}: {model.count_params():,} parameters"),
-        ("run", f"{total_steps:,} steps of {config.batch_size} images, seed {config.seed}"),
+        (
+            "run",
+            f"{total_steps:,} steps of {config.batch_size} {task.examples}, seed {config.seed}",
+        ),
         ("workdir", workdir.path),
         *further,
     ]
@@ -45,7 +52,7 @@ def introduce(
         print(f"{label:<8} {text}", flush=True)
 
 
-def conclude(source: data.ImageSource, workdir: Workdir, seconds: float) -> None:
+def conclude(source: data.ImageSource | Pairs, workdir: Workdir, seconds: float) -> None:
     """Prints what came of a run, and what it left.
 
     Args:

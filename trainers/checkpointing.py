@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe.trainers.loop import ClassificationLoop
+from keras_vmoe.trainers.loop import TrainingLoop
 
 # The subfolder of the best checkpoint.
 BEST = "best"
@@ -73,7 +73,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        loop: ClassificationLoop,
+        loop: TrainingLoop,
         folder: Path,
         keep: int,
         warn: Callable[[str], None] = print,

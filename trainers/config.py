@@ -14,6 +14,8 @@ from keras_vmoe.ops.classification import LOSSES
 
 if TYPE_CHECKING:
     from keras_vmoe import data
+    from keras_vmoe.trainers.measurement import Measurement
+    from keras_vmoe.trainers.pairs import Pairs
 
 ONE_DEVICE, MIRRORED, MULTI_WORKER = "one_device", "mirrored", "multi_worker"
 TPU, MESH = "tpu", "mesh"
@@ -27,10 +29,12 @@ class TrainConfig:
     Args:
         model: called with `image_size`, `channels` and `num_classes`, returns a Keras model that
             maps images in [-1, 1] to logits; `@VMoE`, `@ViT`, `@EfficientEnsemble` or
-            `@from_variant` in gin.
+            `@from_variant` in gin. Of image-text pairs it is called with `image_size`, `channels`,
+            `vocabulary_size`, `text_length` and `eos_id`: `@LIMoE` or `@TwoTower`.
         optimizer: called with `total_steps` and `steps_per_epoch`, returns a Keras optimizer;
             `@adamw`, `@sgd` or `@adafactor` in gin.
-        dataset: called without arguments, returns an `ImageSource`; `@dataset` in gin.
+        dataset: called without arguments, returns an `ImageSource`, or image-text pairs;
+            `@dataset` or `@pairs` in gin.
         image_size: side of the images in pixels, as the model sees them.
         crop: how a training image becomes a square: `@InceptionCrop()` or `@CentralCrop()` in gin;
             None: it is squashed.
@@ -59,6 +63,8 @@ class TrainConfig:
         keep_checkpoints: how many of the newest are kept.
         keep_best: keep the one of the best held-out accuracy besides, in `checkpoints/best`.
         few_shot: `@FewShot()` in gin: measure few-shot transfer beside the evaluations.
+        retrieval: `@Retrieval()`: measure retrieval among the held-out pairs, of image-text pairs.
+        zero_shot: `@ZeroShot()`: measure zero-shot classification, of image-text pairs.
         seed: of the initial weights, the order of the images, augmentation and noise.
         routing_images: how many images `routing.png` shows; 0: no picture.
         picture_every: steps between two drawings of it, at evaluations, which TensorBoard keeps;
@@ -96,6 +102,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     keep_best: bool = True
     few_shot: Any = None
+    retrieval: Any = None
+    zero_shot: Any = None
     seed: int = 0
     routing_images: int = 4
     picture_every: int | None = None
@@ -121,11 +129,17 @@ class TrainConfig:
                 if getattr(self, n) is not None
             )
         )
-        if self.few_shot is not None and not hasattr(self.few_shot, "measure"):
-            raise ValueError(
-                f"train.few_shot={self.few_shot!r} is no few-shot measurement; write it with "
-                "brackets: train.few_shot = @FewShot()"
-            )
+        for name, made in (
+            ("few_shot", "FewShot"),
+            ("retrieval", "Retrieval"),
+            ("zero_shot", "ZeroShot"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not hasattr(value, "measure"):
+                raise ValueError(
+                    f"train.{name}={value!r} is no {name.replace('_', '-')} measurement; write it "
+                    f"with brackets: train.{name} = @{made}()"
+                )
         for name in ("cache", "keep_head", "upcycle", "keep_best"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"train.{name}={getattr(self, name)!r} must be True or False")
@@ -152,6 +166,12 @@ class TrainConfig:
         if not isinstance(smoothing, (int, float)) or not 0 <= smoothing < 1:
             raise ValueError(f"train.label_smoothing={self.label_smoothing!r} must be in [0, 1)")
 
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """What is measured at evaluations beside them."""
+        found = (self.few_shot, self.retrieval, self.zero_shot)
+        return tuple(one for one in found if one is not None)
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """Returns the length of the run in steps.
 
@@ -160,7 +180,7 @@ class TrainConfig:
         """
         return self.steps or max(round(self.epochs * steps_per_epoch), 1)
 
-    def image_channels(self, source: data.ImageSource) -> int:
+    def image_channels(self, source: data.ImageSource | Pairs) -> int:
         """Returns the channels of the images, as the model sees them.
 
         Args:

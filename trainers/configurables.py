@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_vmoe import data, models
-from keras_vmoe.trainers import errors, gin_config, optimizers
+from keras_vmoe.trainers import errors, gin_config, optimizers, pairs
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.few_shot_evaluation import FewShot
+from keras_vmoe.trainers.pair_evaluation import Retrieval, ZeroShot
 
 
 def factory(target: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
@@ -77,15 +78,18 @@ def _register_all() -> None:
     _register(factory(models.VMoE), "VMoE")
     _register(factory(models.EfficientEnsemble), "EfficientEnsemble")
     _register(factory(models.ViT), "ViT")
+    _register(factory(models.LIMoE), "LIMoE")
     _register(factory(models.from_variant), "from_variant")
     _register(factory(data.load), "dataset")
+    _register(factory(pairs.load), "pairs")
     for part in (
         *(data.InceptionCrop, data.CentralCrop),
         *(data.Augment, data.Flip, data.RandAugment, data.ColorJitter, data.RandomErasing),
         *(data.Mixup, data.CutMix),
     ):
         _register(factory(part), part.__name__)
-    _register(factory(FewShot), "FewShot")
+    for measurement in (FewShot, Retrieval, ZeroShot):
+        _register(factory(measurement), measurement.__name__)
     for schedule in (optimizers.linear, optimizers.rsqrt, optimizers.constant):
         _register(factory(schedule), schedule.__name__)
     # As gin made it: of the bare function, the bindings of `cosine` would go unheard.

@@ -55,6 +55,8 @@ class FewShot:
         ['fewshot/1shot', 'fewshot/5shot']
     """
 
+    parameter, command, label = "train.few_shot", "fewshot", "few-shot features"
+
     def __init__(
         self,
         dataset: DataSource | Sequence[DataSource] | None = None,
@@ -141,9 +143,7 @@ class FewShot:
         if self._extractor is None or self._extractor[0] is not model:
             self._extractor = (model, models.feature_extractor(model))
         found = {
-            name: drawn.features(
-                self._extractor[1], lambda split: self._batches(model, split), on_batch
-            )
+            name: drawn.features(self._extractor[1], self._batches, on_batch)
             for name, drawn in self._draws.items()
         }
         results = evaluation.few_shot_transfer(found, self.shots, self.seeds)
@@ -154,8 +154,8 @@ class FewShot:
             for n in self.shots
         }
 
-    def _batches(self, model: keras.Model, split: data.Split) -> Any:
-        _, size, _, channels = model.input_shape
+    def _batches(self, split: data.Split) -> Any:
+        _, size, _, channels = self._extractor[1].input_shape
         return data.make_dataset(
             split,
             batch_size=min(self.batch_size, split.num_examples),

@@ -18,14 +18,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import distribution, models
+from keras_vmoe import data, distribution, models
 from keras_vmoe.distribution.grid import parse_sizes
-from keras_vmoe.trainers import announcements, batches, gin_config, optimizers, results
+from keras_vmoe.trainers import announcements, gin_config, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.config import MESH, ONE_DEVICE, TrainConfig
 from keras_vmoe.trainers.jax_evaluation import JaxEvaluation, mean_of_each
+from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.progress import Progress
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
+from keras_vmoe.trainers.tasks import Classification
 from keras_vmoe.trainers.workdir import OF_MEASURING, Workdir
 
 Batch = Mapping[str, np.ndarray]
@@ -58,6 +60,12 @@ class JaxRun:
         self.mesh = make_mesh(config.mesh)
         keras.utils.set_random_seed(config.seed)
         self.source = config.dataset()
+        if isinstance(self.source, Pairs):
+            raise ValueError(
+                f"{self.source.name!r} holds image-text pairs, on which training on JAX is not "
+                "built; train on TensorFlow: unset KERAS_BACKEND"
+            )
+        self.task = Classification(config, self.source)
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps, self.step = config.total_steps(self.steps_per_epoch), 0
         self.model, self._optimizer = self._build()
@@ -103,14 +111,14 @@ class JaxRun:
         try:
             self._alternate()
         except tf.errors.OpError:
-            batches.verify(self.source)
+            data.verify(self.source.train)
+            data.verify(self.source.eval)
             raise
         finally:
             self._progress.close()
         with self._averaged_weights():
             self._draw_routing()
-            model = models.averaged_prediction(self.model, self.config.loss)
-            results.save_model(model, self.source.class_names, self.workdir)
+            self.task.save(self.model, self.workdir)
 
     def _alternate(self) -> None:
         every, feed = self.config.eval_every, self._training_batches()
@@ -191,16 +199,16 @@ class JaxRun:
         return model, distribution.build_optimizer(optimizer, model, self.mesh)
 
     def _make_model(self) -> keras.Model:
-        return self.config.make_model(self.source)
+        return self.task.make_model()
 
     def _averaged_weights(self) -> contextlib.AbstractContextManager[None]:
         return averaged_weights(self.model, self._optimizer)
 
     def _training_batches(self) -> Iterator[Batch]:
-        return batches.training_batches(self.config, self.source).as_numpy_iterator()
+        return self.task.training_batches().as_numpy_iterator()
 
     def _held_out_batches(self) -> tf.data.Dataset:
-        return batches.held_out_batches(self.config, self.source, self._eval_batch_size)
+        return self.task.held_out_batches(self._eval_batch_size)
 
     def _whole_shares(self, batch_size: int) -> int:
         """The size of a padded batch that the devices can share, groups and all."""
@@ -224,10 +232,14 @@ def require_supported(config: TrainConfig) -> None:
             f"train.init_from={config.init_from!r}: training on JAX draws its first weights; leave "
             "it out",
         ),
-        (
-            config.few_shot is not None,
-            "train.few_shot: training on JAX has no few-shot measurement; leave it out, and use "
-            "keras-vmoe fewshot --workdir=DIR (on TensorFlow) afterwards",
+        *(
+            (
+                True,
+                f"{one.parameter}: training on JAX has no {one.label.partition(' ')[0]} "
+                f"measurement; leave it out, and use keras-vmoe {one.command} --workdir=DIR (on "
+                "TensorFlow) afterwards",
+            )
+            for one in config.measurements
         ),
     ):
         if given:
@@ -287,7 +299,9 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
             return 0
         further = [("devices", f"{run.mesh}, JAX on {run.mesh.devices.flat[0].device_kind}")]
         further.append(("note", _NOTE))
-        announcements.introduce(config, run.source, run.model, run.total_steps, workdir, further)
+        announcements.introduce(
+            config, run.source, run.task, run.model, run.total_steps, workdir, further
+        )
         try:
             run.execute()
         except StopRequested as request:

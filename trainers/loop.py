@@ -12,29 +12,26 @@ import tensorflow as tf
 
 from keras_vmoe import models
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
+from keras_vmoe.trainers.tasks import Batch, Task
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-Batch = dict[str, tf.Tensor]
 Batches = tf.data.Dataset | tf.distribute.DistributedDataset
 
 
-class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
-    """Trains and evaluates a classifier, on one replica or many.
+class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
+    """Trains and evaluates a model, on one replica or many.
 
-    The loss of a step is the sum over images of the task loss divided by the global batch size,
+    The loss of a step is the sum over examples of the task's loss divided by the global batch size,
     plus the model's own (auxiliary) losses divided by the number of replicas: summed over
     replicas, both are means.
 
     Args:
         strategy: the distribution strategy in whose scope model and optimizer were made.
-        model: maps images to logits.
+        model: of the task.
+        task: what the model takes of a batch, and how its outputs are judged.
         optimizer: built with the model's trainable variables.
-        loss: `(labels, logits)` to one number an image.
-        predict: from what the model gives to logits `[b, classes]`: the accuracy is theirs, and in
-            evaluation the loss.
-        eval_batches: batches of `{"image", "label", "mask"}`, the held-out images each once, spread
-            over the replicas (`strategies.distribute`).
-        batch_size: images of one training step, over all replicas.
+        eval_batches: batches with a `"mask"`, the held-out examples each once, spread over the
+            replicas (`strategies.distribute`).
+        batch_size: examples of one training step, over all replicas.
         stop: read between two steps.
         on_step: called with the step's number after each training step.
         on_eval_step: called after each evaluation step.
@@ -46,16 +43,15 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         strategy: tf.distribute.Strategy,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        loss: Loss,
+        task: Task,
         eval_batches: Batches,
         batch_size: int,
         stop: StopSignal,
         on_step: Callable[[int], None],
-        predict: Callable[[tf.Tensor], tf.Tensor] = lambda logits: logits,
         on_eval_step: Callable[[], None] = lambda: None,
     ) -> None:
-        self.strategy, self.model, self.optimizer, self.loss = strategy, model, optimizer, loss
-        self.predict, self.batch_size, self.stop = predict, batch_size, stop
+        self.strategy, self.model, self.optimizer, self.task = strategy, model, optimizer, task
+        self.batch_size, self.stop = batch_size, stop
         self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.on_step, self.on_eval_step = on_step, on_eval_step
         # Evaluation pads its last batch: images that are no images must not be routed.
@@ -86,7 +82,7 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         """Hands in the training data, once it is known at which step the run begins.
 
         Args:
-            train_batches: endless batches of `{"image", "label"}`, spread over the replicas.
+            train_batches: endless batches, spread over the replicas.
         """
         self.train_dataset = train_batches
 
@@ -135,15 +131,15 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
     def _replica_train_step(self, batch: Batch) -> None:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            logits = self.model(batch["image"], training=True)
-            losses = self.loss(batch["label"], logits)
+            outputs = self.model(self.task.inputs(batch), training=True)
+            losses, hits = self.task.judge(batch, outputs, training=True)
             auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
             total = tf.reduce_sum(losses) / self.batch_size
             total += auxiliary / self.strategy.num_replicas_in_sync
         gradients = tape.gradient(total, [v.value for v in variables])
         self.optimizer.apply(gradients, variables)
         self._not_finite.update_state(tf.cast(~tf.math.is_finite(total), tf.float32))
-        self._update_means(batch["label"], self.predict(logits), losses, auxiliary)
+        self._update_means(losses, hits, auxiliary)
 
     def train_loop_end(self) -> dict[str, float]:
         """Returns the means of the round and forgets them."""
@@ -189,15 +185,15 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         self.strategy.run(self._replica_eval_step, args=(next(iterator),))
 
     def _replica_eval_step(self, batch: Batch) -> None:
-        images, mask = batch["image"], batch["mask"]
+        inputs, mask = self.task.inputs(batch), batch["mask"]
         if self._masked is None:
-            logits = self.model(images, training=False)
+            outputs = self.model(inputs, training=False)
         else:
-            logits = self._masked({"images": images, "mask": mask}, training=False)
-        logits = self.predict(logits)
-        losses = self.loss(batch["label"], logits)
+            inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
+            outputs = self._masked({**inputs, "mask": mask}, training=False)
+        losses, hits = self.task.judge(batch, outputs, training=False)
         auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
-        self._update_means(batch["label"], logits, losses, auxiliary, mask)
+        self._update_means(losses, hits, auxiliary, mask)
 
     def eval_end(self, *_: object) -> dict[str, float]:
         """Returns the means over the held-out images and forgets them."""
@@ -215,16 +211,13 @@ class ClassificationLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def _update_means(
         self,
-        labels: tf.Tensor,
-        logits: tf.Tensor,
         losses: tf.Tensor,
+        hits: tf.Tensor,
         auxiliary: tf.Tensor,
         mask: tf.Tensor | None = None,
     ) -> None:
-        classes = labels if labels.shape.rank == 1 else tf.argmax(labels, -1)
-        hits = tf.equal(tf.argmax(logits, -1, tf.int64), tf.cast(classes, tf.int64))
         self._means["loss"].update_state(losses, sample_weight=mask)
-        self._means["accuracy"].update_state(tf.cast(hits, tf.float32), sample_weight=mask)
+        self._means["accuracy"].update_state(hits, sample_weight=mask)
         self._means["auxiliary_loss"].update_state(auxiliary)
 
     def _results(self) -> dict[str, float]:

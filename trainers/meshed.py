@@ -10,7 +10,8 @@ from tensorflow.experimental import dtensor
 
 from keras_vmoe import distribution
 from keras_vmoe.distribution.grid import parse_sizes
-from keras_vmoe.trainers.loop import Batch, ClassificationLoop
+from keras_vmoe.trainers.loop import TrainingLoop
+from keras_vmoe.trainers.tasks import Batch
 
 
 def make_mesh(text: str) -> distribution.Mesh:
@@ -35,12 +36,12 @@ def make_mesh(text: str) -> distribution.Mesh:
     return distribution.Mesh(**sizes)
 
 
-class MeshLoop(ClassificationLoop):
+class MeshLoop(TrainingLoop):
     """The same steps on a mesh: the data comes from the host, each device takes its part.
 
     Args:
         mesh: where model and optimizer are.
-        **parts: as of `ClassificationLoop`; its strategy has one replica, the mesh.
+        **parts: as of `TrainingLoop`; its strategy has one replica, the mesh.
     """
 
     def __init__(self, *, mesh: distribution.Mesh, **parts: object) -> None:

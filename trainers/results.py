@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import analysis, models
+from keras_vmoe import analysis
 from keras_vmoe.analysis import figures
 from keras_vmoe.trainers.workdir import Workdir
 
@@ -17,16 +17,14 @@ from keras_vmoe.trainers.workdir import Workdir
 _IMAGES_OF_SHARES = 256
 
 
-def save_model(model: keras.Model, class_names: tuple[str, ...], workdir: Workdir) -> None:
-    """Writes `model.keras`: the model, its preprocessing and the names of its classes.
+def save_model(model: keras.Model, workdir: Workdir) -> None:
+    """Writes `model.keras`.
 
     Args:
-        model: maps images in [-1, 1] to logits.
-        class_names: one name a class.
+        model: with its preprocessing: a `Classifier` or an `ImageTextModel`.
         workdir: where to; an older `model.keras` stays until the new one is whole.
     """
-    classifier = models.Classifier(model, class_names=list(class_names))
-    workdir.replace(workdir.model, classifier.save)
+    workdir.replace(workdir.model, model.save)
 
 
 def record_routing(

@@ -16,10 +16,9 @@ import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, distribution, models
+from keras_vmoe import checkpoints, data, distribution, models
 from keras_vmoe.trainers import (
     announcements,
-    batches,
     errors,
     gin_config,
     meshed,
@@ -31,10 +30,13 @@ from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import Checkpoints, NotFiniteError, written_after
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.initialize import initialize
-from keras_vmoe.trainers.loop import ClassificationLoop
+from keras_vmoe.trainers.loop import TrainingLoop
+from keras_vmoe.trainers.measurement import Measurement
+from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.progress import Progress
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 from keras_vmoe.trainers.summaries import Summaries, begin_session
+from keras_vmoe.trainers.tasks import make_task
 from keras_vmoe.trainers.workdir import Workdir
 
 
@@ -69,9 +71,12 @@ class Run:
         strategies.check_batch_size("batch_size", config.batch_size, replicas)
         keras.utils.set_random_seed(config.seed)
         self.source = config.dataset()
+        if isinstance(self.source, Pairs):
+            self.source.keep_tokenizer(workdir.tokenizer, self._chief.tokenizer)
+        self.task = make_task(config, self.source)
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
-        self.notices = config.few_shot.prepare(self.source) if config.few_shot else []
+        self.notices = [line for one in config.measurements for line in one.prepare(self.source)]
         with self._strategy.scope():
             self.model, self._optimizer = self._build()
         if replicas > 1:
@@ -90,8 +95,7 @@ class Run:
             strategy=self._strategy,
             model=self.model,
             optimizer=self._optimizer,
-            loss=config.image_losses,
-            predict=config.class_logits,
+            task=self.task,
             eval_batches=self._distribute(self._batches, self._eval_batch_size),
             batch_size=config.batch_size,
             stop=stop,
@@ -174,7 +178,8 @@ class Run:
                 f"with the same command, and they go on from {self.checkpoints.latest or 'step 0'}"
             ) from error
         except tf.errors.OpError:
-            batches.verify(self.source)
+            data.verify(self.source.train)
+            data.verify(self.source.eval)
             raise
         finally:
             self._progress.close()
@@ -227,11 +232,9 @@ class Run:
         if best is None or now["accuracy"] > best["accuracy"]:
             self._save(self.checkpoints.save_best)
 
-    def _few_shot_is_due(self) -> bool:
-        few_shot = self.config.few_shot
-        return few_shot is not None and (
-            few_shot.is_due(self.step) or self.step >= self.total_steps
-        )
+    def _due_measurements(self) -> list[Measurement]:
+        ended = self.step >= self.total_steps
+        return [one for one in self.config.measurements if ended or one.is_due(self.step)]
 
     def _bring_back_workdir(self) -> None:
         """Makes a workdir again that vanished while the run goes on."""
@@ -247,7 +250,7 @@ class Run:
             raise self._diverged(f"{error} is not finite", self.step) from error
 
     def _show_routing(self, drawn: bool) -> None:
-        if not models.is_sparse(self.model):
+        if not models.is_sparse(self.model) or isinstance(self.source, Pairs):
             return
         count = self.config.routing_images
         images, records = results.record_routing(
@@ -260,8 +263,7 @@ class Run:
 
     def _write_results(self) -> None:
         with self._averaged_weights():
-            model = models.averaged_prediction(self._model_here(), self.config.loss)
-            results.save_model(model, self.source.class_names, self.workdir)
+            self.task.save(self._model_here(), self.workdir)
 
     # The parts.
 
@@ -278,11 +280,11 @@ class Run:
         return model, optimizer
 
     def _make_model(self) -> keras.Model:
-        return self.config.make_model(self.source)
+        return self.task.make_model()
 
-    def _make_loop(self, **parts: Any) -> ClassificationLoop:
+    def _make_loop(self, **parts: Any) -> TrainingLoop:
         if self._mesh is None:
-            return ClassificationLoop(**parts)
+            return TrainingLoop(**parts)
         return meshed.MeshLoop(mesh=self._mesh, **parts)
 
     def _require_groups(self) -> None:
@@ -309,14 +311,10 @@ class Run:
         return strategies.distribute(self._strategy, make, batch_size)
 
     def _batches(self, num_shards: int = 1, shard_index: int = 0) -> tf.data.Dataset:
-        return batches.held_out_batches(
-            self.config, self.source, self._eval_batch_size, num_shards, shard_index
-        )
+        return self.task.held_out_batches(self._eval_batch_size, num_shards, shard_index)
 
     def _training_batches(self, num_shards: int = 1, shard_index: int = 0) -> tf.data.Dataset:
-        return batches.training_batches(
-            self.config, self.source, self.first_step, num_shards, shard_index
-        )
+        return self.task.training_batches(self.first_step, num_shards, shard_index)
 
     def _controller(self) -> orbit.Controller:
         every = self.config.log_every
@@ -353,8 +351,8 @@ class Run:
 
     def _record(self, split: str, output: Mapping[str, float]) -> None:
         step = self.step
-        transfer = self._measure_few_shot() if split == "eval" and self._few_shot_is_due() else {}
-        output = {**output, **transfer}
+        measured = self._measure() if split == "eval" else {}
+        output = {**output, **measured}
         bad_step = self.loop.first_bad_step
         head = {"step": step, "epoch": step / self.steps_per_epoch, "split": split}
         self._bring_back_workdir()
@@ -366,19 +364,22 @@ class Run:
         else:
             self._progress.note(
                 announcements.of_evaluation(output, step, self.total_steps)
-                + "".join(f"  {name} {value:.2%}" for name, value in transfer.items())
+                + "".join(f"  {name} {value:.2%}" for name, value in measured.items())
             )
 
-    def _measure_few_shot(self) -> dict[str, float]:
-        few_shot, count = self.config.few_shot, itertools.count(1)
+    def _measure(self) -> dict[str, float]:
+        """What is measured at evaluations beside them, if it is due."""
+        measured: dict[str, float] = {}
+        for one in self._due_measurements():
+            count = itertools.count(1)
 
-        def on_batch() -> None:
-            self.loop.stop.check()
-            self._progress.aside("few-shot features", next(count), few_shot.passes)
+            def on_batch(one: Measurement = one, count: Iterator[int] = count) -> None:
+                self.loop.stop.check()
+                self._progress.aside(one.label, next(count), one.passes)
 
-        transfer = few_shot.measure(self._model_here(), self.source, on_batch)
-        self._summaries.scalars(transfer, self.step)
-        return transfer
+            measured |= one.measure(self._model_here(), self.source, on_batch)
+        self._summaries.scalars(measured, self.step)
+        return measured
 
 
 def execute(config: TrainConfig, workdir: Workdir) -> int:
@@ -393,11 +394,13 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
     """
     began = time.monotonic()
     workers, index = strategies.task(config.distribution)
-    if workers > 1 and config.few_shot is not None:
-        raise ValueError(
-            "train.few_shot: between the steps of several processes there is no few-shot "
-            "measurement; leave it out, and use keras-vmoe fewshot --workdir=DIR afterwards"
-        )
+    if workers > 1:
+        for one in config.measurements:
+            raise ValueError(
+                f"{one.parameter}: between the steps of several processes there is no "
+                f"{one.label.partition(' ')[0]} measurement; leave it out, and use keras-vmoe "
+                f"{one.command} --workdir=DIR afterwards"
+            )
     own = workdir.of_worker(index)
     with own.locked(), StopSignal() as stop:
         run = Run(config, own, stop, chief=workdir)
@@ -430,7 +433,7 @@ def _introduce(run: Run) -> None:
         further.append(("changed", f"{change}{meaning if of_length else ''}"))
     further += [("note", notice) for notice in run.notices]
     announcements.introduce(
-        run.config, run.source, run.model, run.total_steps, run.workdir, further
+        run.config, run.source, run.task, run.model, run.total_steps, run.workdir, further
     )
 
 

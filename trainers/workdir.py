@@ -23,13 +23,15 @@ OF_MEASURING = frozenset(
         "train.picture_every",
         "train.eval_batch_size",
         "train.routing_images",
-        "train.few_shot",
+        *("train.few_shot", "train.retrieval", "train.zero_shot"),
         "train.distribution",
         "train.mesh",
         *(f"FewShot.{name}" for name in ("dataset", "shots", "seeds", "every", "crop")),
         "FewShot.batch_size",
-        "dataset.data_dir",
-        "dataset.verify",
+        *(f"Retrieval.{name}" for name in ("every", "batch_size")),
+        *(f"ZeroShot.{name}" for name in ("dataset", "class_names", "templates", "every")),
+        "ZeroShot.batch_size",
+        *("dataset.data_dir", "dataset.verify", "pairs.data_dir", "pairs.verify"),
     )
 )
 # A run may resume with others. A longer run is the same run with its schedule stretched.
@@ -68,6 +70,7 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
         self.config = self.path / "config.gin"
         self.model = self.path / "model.keras"
+        self.tokenizer = self.path / "tokenizer.model"
         self.routing = self.path / "routing.png"
 
     @contextlib.contextmanager

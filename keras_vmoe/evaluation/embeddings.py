@@ -25,7 +25,7 @@ def collect_pair_embeddings(
     """Runs a model of images and texts over pairs, as in inference.
 
     Args:
-        model: from a dict of "image" and "tokens" to a dict of "image_embedding" `[b, d]` and
+        model: from a dict of "images" and "tokens" to a dict of "image_embedding" `[b, d]` and
             "text_embedding" `[b, d]`.
         batches: dicts of "image" `[b, height, width, channels]`, "tokens" `[b, length]` ints and,
             where there is padding, "mask" `[b]` bool, false for pairs that do not count. Those
@@ -40,20 +40,14 @@ def collect_pair_embeddings(
 
     Example:
 
-    >>> import keras
     >>> import numpy as np
-    >>> from keras_vmoe import evaluation
-    >>> image, tokens = keras.Input((4, 4, 3), name="image"), keras.Input((6,), name="tokens")
-    >>> outputs = {
-    ...     "image_embedding": keras.layers.Dense(2)(keras.layers.Flatten()(image)),
-    ...     "text_embedding": keras.layers.Dense(2)(tokens),
-    ... }
-    >>> model = keras.Model({"image": image, "tokens": tokens}, outputs)
-    >>> batch = {"image": np.zeros((3, 4, 4, 3)), "tokens": np.ones((3, 6), "int32")}
+    >>> from keras_vmoe import evaluation, models
+    >>> model = models.LIMoE.from_variant("limoe_ti8", image_size=8)
+    >>> batch = {"image": np.zeros((3, 8, 8, 3)), "tokens": np.ones((3, 16), "int32")}
     >>> batch["mask"] = np.array([True, True, False])
     >>> images, texts = evaluation.collect_pair_embeddings(model, [batch] * 2)
     >>> images.shape, texts.shape
-    ((4, 2), (4, 2))
+    ((4, 64), (4, 64))
     """
     names = ("image_embedding", "text_embedding")
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -61,7 +55,9 @@ def collect_pair_embeddings(
         inputs = _real_pairs(batch)
         if len(inputs["image"]):
             with layers.routing_metrics(False):
-                outputs = model.predict_on_batch(inputs)
+                outputs = model.predict_on_batch(
+                    {"images": inputs["image"], "tokens": inputs["tokens"]}
+                )
             require(
                 isinstance(outputs, Mapping) and set(names) <= set(outputs),
                 f"model must give a dict of {names[0]!r} and {names[1]!r}. Received: "

@@ -8,7 +8,9 @@ from keras_vmoe.models.ensemble_training import EnsembleAccuracy as EnsembleAccu
 from keras_vmoe.models.ensemble_training import EnsembleCrossentropy as EnsembleCrossentropy
 from keras_vmoe.models.ensemble_training import EnsembleNLL as EnsembleNLL
 from keras_vmoe.models.features import feature_extractor as feature_extractor
+from keras_vmoe.models.image_text import ImageTextModel as ImageTextModel
 from keras_vmoe.models.limoe import LIMoE as LIMoE
+from keras_vmoe.models.pairs import PairModel as PairModel
 from keras_vmoe.models.placement import moe_blocks as moe_blocks
 from keras_vmoe.models.reference import from_reference_config as from_reference_config
 from keras_vmoe.models.rewiring import with_image_mask as with_image_mask

@@ -13,6 +13,32 @@ from keras_vmoe.models.base import FunctionalModel
 from keras_vmoe.ops.validation import require
 
 
+def preprocess(images: Any, size: tuple[int, int], value_range: tuple[float, float]) -> Any:
+    """Raw images as a model takes them: of its size, bilinearly, and in its range of values.
+
+    Args:
+        images: `[b, any height, any width, channels]`, 0 to 255.
+        size: height and width of the result.
+        value_range: what the pixel values 0 and 255 become.
+    """
+    low, high = value_range
+    # Keras' Resizing notes training=True in the graph where it is not told otherwise, and the
+    # model behind it would take that over: noise and dropout in inference.
+    resize = keras.layers.Resizing(*size, dtype="float32", name="resize")
+    rescale = keras.layers.Rescaling((high - low) / 255.0, low, dtype="float32", name="rescale")
+    return rescale(resize(images, training=False))
+
+
+def require_images(images: Any, channels: int) -> None:
+    """Raises a `ValueError` unless these are images of so many channels, `[b, h, w, channels]`."""
+    shape = tuple(images.shape)
+    require(
+        len(shape) == 4 and shape[-1] in (None, channels),
+        f"images must have shape [images, height, width, {channels}]; a single image needs an "
+        f"axis in front, images[None]. Received: images of shape {shape}",
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_vmoe")
 class Classifier(FunctionalModel):
     """Classifies raw images: resizes, rescales, calls the model, knows the classes by name.
@@ -68,12 +94,7 @@ class Classifier(FunctionalModel):
         low, high = float(value_range[0]), float(value_range[1])
         require(low < high, f"value_range must be (low, high). Received: value_range={value_range}")
         images = keras.Input((None, None, channels), name="images", dtype="float32")
-        # Keras' Resizing notes training=True in the graph where it is not told otherwise, and the
-        # model behind it would take that over: noise and dropout in inference.
-        resize = keras.layers.Resizing(height, width, dtype="float32", name="resize")
-        x = resize(images, training=False)
-        x = keras.layers.Rescaling((high - low) / 255.0, low, dtype="float32", name="rescale")(x)
-        logits = model(x)
+        logits = model(preprocess(images, (height, width), (low, high)))
         if len(logits.shape) == 3:
             logits = EnsembleAverage(name="ensemble_average")(logits)
         super().__init__(inputs=images, outputs=logits, **kwargs)
@@ -92,7 +113,7 @@ class Classifier(FunctionalModel):
             ValueError: another rank or other channels.
         """
         images = np.asarray(images)
-        self._require_images(images)
+        require_images(images, self.model.input_shape[-1])
         logits = self.predict(images, verbose=0)
         probabilities = np.asarray(keras.ops.softmax(logits.astype("float32"), axis=-1))
         best = probabilities.argmax(axis=-1)
@@ -100,17 +121,9 @@ class Classifier(FunctionalModel):
             (self.class_names[i], float(p[i])) for i, p in zip(best, probabilities, strict=True)
         ]
 
-    def _require_images(self, images: Any) -> None:
-        channels, shape = self.model.input_shape[-1], tuple(images.shape)
-        require(
-            len(shape) == 4 and shape[-1] in (None, channels),
-            f"images must have shape [images, height, width, {channels}]; a single image needs an "
-            f"axis in front, images[None]. Received: images of shape {shape}",
-        )
-
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         # Keras would take the rows of a single grey image for images.
-        self._require_images(inputs)
+        require_images(inputs, self.model.input_shape[-1])
         return super().call(inputs, training=training, mask=mask)
 
     def get_config(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import keras
 
 from keras_vmoe.layers import EnsembleAverage
 from keras_vmoe.models.base import FunctionalModel
+from keras_vmoe.models.pairs import PairModel
 from keras_vmoe.ops.validation import require
 
 # A dense layer with another activation, such as the tanh of "pre_logits", is no head.
@@ -27,8 +28,9 @@ def feature_extractor(model: keras.Model) -> FunctionalModel:
 
     Args:
         model: a functional or sequential model that ends in a dense head, by itself or in a model
-            inside it. A `Classifier` keeps its preprocessing, so its features are those of raw
-            images; `feature_extractor(classifier.model)` takes images in [-1, 1].
+            inside it; or a model of image-text pairs, whose image encoder gives the features. A
+            `Classifier` keeps its preprocessing, so its features are those of raw images;
+            `feature_extractor(classifier.model)` takes images in [-1, 1].
 
     Returns:
         An uncompiled model of the inputs of `model`, with outputs `[b, d]`, or `[b, m * d]` of an
@@ -55,6 +57,8 @@ def feature_extractor(model: keras.Model) -> FunctionalModel:
 
     Reference: Riquelme et al. 2021, arXiv 2106.05974, section 3.4 (few-shot transfer).
     """
+    if isinstance(model, PairModel):
+        return model.image_encoder
     require(
         isinstance(model, keras.Model) and bool(getattr(model, "outputs", None)),
         "model must be a built functional or sequential Keras model. "

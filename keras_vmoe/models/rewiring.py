@@ -56,7 +56,7 @@ def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[
             count += 1
             moe = layer if isinstance(layer, MoEMLP) else layer.mlp
             moe.check_routing(**{n: v for n, v in arguments.items() if n != "mask"})
-            return layer(*args, **{**kwargs, **arguments})
+            return layer(*args, **{**kwargs, **_with_both_masks(arguments, kwargs)})
         if _is_graph(layer) and any(_is_sparse(x) for x in layer._flatten_layers()):
             outputs, inner = _rerun(_functional(layer), args[0], arguments)
             count += inner
@@ -74,6 +74,14 @@ def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[
     outputs = _functional(model)._run_through_graph(inputs, call_fn=call)
     require(count > 0, f"model must hold at least one MoE layer. {model.name!r} holds none")
     return outputs, count
+
+
+def _with_both_masks(arguments: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments, whose mask of images leaves out what a mask of tokens left out already."""
+    images, tokens = arguments.get("mask"), kwargs.get("mask")
+    if images is None or tokens is None:
+        return arguments
+    return {**arguments, "mask": keras.ops.logical_and(keras.ops.expand_dims(images, 1), tokens)}
 
 
 def with_routing(
@@ -144,13 +152,15 @@ def with_image_mask(model: keras.Model) -> keras.Model:
     Padded images then take no expert's slot and count in no loss and no metric.
 
     Args:
-        model: a functional model with one input of images `[b, ...]`, that holds MoE layers.
+        model: a functional model with one input of images `[b, ...]`, or a dict of inputs, that
+            holds MoE layers. Of image-text pairs the mask is of pairs.
 
     Returns:
-        A functional model of `{"images": [b, ...], "mask": [b] bool}`.
+        A functional model of `{"images": [b, ...], "mask": [b] bool}`, or of the model's dict with
+        `"mask"` besides.
 
     Raises:
-        ValueError: a model without MoE layers, or with several inputs.
+        ValueError: a model without MoE layers, or with several inputs that are no dict.
 
     Example:
 
@@ -171,14 +181,17 @@ def with_image_mask(model: keras.Model) -> keras.Model:
     ['images', 'mask']
     """
     model = _functional(model)
+    named = isinstance(model.input, dict)
     require(
-        len(model.inputs) == 1,
-        f"model must have one input, of images. {model.name!r} has {len(model.inputs)}",
+        named or len(model.inputs) == 1,
+        f"model must have one input, of images, or a dict of inputs. {model.name!r} has "
+        f"{len(model.inputs)}",
     )
-    images = model.inputs[0]
-    inputs = {
-        "images": keras.Input(batch_shape=images.shape, dtype=images.dtype, name="images"),
-        "mask": keras.Input(batch_shape=images.shape[:1], dtype="bool", name="mask"),
+    own = model.input if named else {"images": model.inputs[0]}
+    fresh = {
+        name: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name) for name, x in own.items()
     }
-    outputs, _ = _rerun(model, inputs["images"], {"mask": inputs["mask"]})
-    return rewired(model, inputs, outputs)
+    batch = next(iter(own.values())).shape[:1]
+    mask = keras.Input(batch_shape=batch, dtype="bool", name="mask")
+    outputs, _ = _rerun(model, fresh if named else fresh["images"], {"mask": mask})
+    return rewired(model, {**fresh, "mask": mask}, outputs)

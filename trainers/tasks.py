@@ -1,0 +1,239 @@
+"""What a run can learn: to classify images, or to tell pairs of images and texts apart."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from keras_vmoe import data, models, ops
+from keras_vmoe.trainers import results
+from keras_vmoe.trainers.config import TrainConfig
+from keras_vmoe.trainers.pairs import Pairs
+from keras_vmoe.trainers.workdir import Workdir
+
+Batch = dict[str, tf.Tensor]
+
+
+class Task(Protocol):
+    """Between the data, the model and the loop.
+
+    Attributes:
+        examples: what a batch holds, in words.
+        facts: what the data holds beside them, in words; empty where there is nothing to say.
+    """
+
+    examples: str
+    facts: str
+
+    def make_model(self) -> keras.Model:
+        """Returns a fresh model for the data."""
+
+    def training_batches(self, start_step: int, shards: int, shard: int) -> tf.data.Dataset:
+        """Returns endless batches, augmented, from a step on; one host's part of them."""
+
+    def held_out_batches(self, batch_size: int, shards: int, shard: int) -> tf.data.Dataset:
+        """Returns batches with a `"mask"`, each held-out example once; one host's part of them."""
+
+    def inputs(self, batch: Batch) -> Any:
+        """Returns what the model takes of a batch."""
+
+    def judge(self, batch: Batch, outputs: Any, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns of each example the loss, and 1 where the model is right (0 where it is not)."""
+
+    def save(self, model: keras.Model, workdir: Workdir) -> None:
+        """Writes the finished model, with all that it needs to be used."""
+
+
+class Classification:
+    """Images and their classes.
+
+    Args:
+        config: the run's parameters.
+        source: labelled images.
+    """
+
+    examples = "images"
+
+    def __init__(self, config: TrainConfig, source: data.ImageSource) -> None:
+        self._config, self._source = config, source
+        self.facts = f"{source.num_classes} classes"
+
+    def make_model(self) -> keras.Model:
+        """Returns a fresh model for the images and classes."""
+        return self._config.make_model(self._source)
+
+    def training_batches(
+        self, start_step: int = 0, shards: int = 1, shard: int = 0
+    ) -> tf.data.Dataset:
+        """Returns endless batches of `{"image", "label"}`."""
+        config = self._config
+        return data.make_dataset(
+            self._source.train,
+            batch_size=config.batch_size,
+            image_size=config.image_size,
+            channels=config.image_channels(self._source),
+            training=True,
+            seed=config.seed,
+            start_step=start_step,
+            num_shards=shards,
+            shard_index=shard,
+            crop=config.crop,
+            augment=config.augment,
+            mix=config.mix,
+            repeats=config.repeats,
+            num_classes=self._source.num_classes,
+            cache=config.cache,
+        )
+
+    def held_out_batches(self, batch_size: int, shards: int = 1, shard: int = 0) -> tf.data.Dataset:
+        """Returns batches of `{"image", "label", "mask"}`, padded at the end."""
+        config = self._config
+        return data.make_dataset(
+            self._source.eval,
+            batch_size=batch_size,
+            num_shards=shards,
+            shard_index=shard,
+            image_size=config.image_size,
+            channels=config.image_channels(self._source),
+            crop=config.eval_crop,
+            cache=config.cache,
+            pad=True,
+        )
+
+    def inputs(self, batch: Batch) -> tf.Tensor:
+        """Returns the images."""
+        return batch["image"]
+
+    def judge(self, batch: Batch, outputs: Any, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the loss of each image, and whether its class is found.
+
+        Of an ensemble, training takes the mean of its members' losses, evaluation the loss of
+        their mean prediction.
+        """
+        labels, logits = batch["label"], self._config.class_logits(outputs)
+        losses = self._config.image_losses(labels, outputs if training else logits)
+        classes = labels if labels.shape.rank == 1 else tf.argmax(labels, -1)
+        hits = tf.equal(tf.argmax(logits, -1, tf.int64), tf.cast(classes, tf.int64))
+        return losses, tf.cast(hits, tf.float32)
+
+    def save(self, model: keras.Model, workdir: Workdir) -> None:
+        """Writes `model.keras`: raw images to classes with names."""
+        model = models.averaged_prediction(model, self._config.loss)
+        results.save_model(models.Classifier(model, list(self._source.class_names)), workdir)
+
+
+class Contrast:
+    """Images and the texts that belong to them.
+
+    Args:
+        config: the run's parameters.
+        pairs: images with captions, and their tokenizer.
+
+    Raises:
+        ValueError: a parameter that is of classification.
+    """
+
+    examples = "pairs"
+
+    def __init__(self, config: TrainConfig, pairs: Pairs) -> None:
+        self._config, self._pairs = config, pairs
+        defaults = {"mix": None, "repeats": 1, "label_smoothing": 0.0, "upcycle": False}
+        for name, default in (*defaults.items(), ("loss", "softmax")):
+            value = getattr(config, name)
+            if value != default:
+                mend = "; give it to the model, such as LIMoE.loss" if name == "loss" else ""
+                raise ValueError(
+                    f"train.{name}={value!r} is of classification, but {pairs.name!r} holds "
+                    f"image-text pairs: leave it out{mend}"
+                )
+
+    @property
+    def facts(self) -> str:
+        """The vocabulary, in words."""
+        return f"a vocabulary of {self._pairs.tokenizer.vocabulary_size:,}"
+
+    def make_model(self) -> keras.Model:
+        """Returns a fresh model for the images and the vocabulary."""
+        tokenizer = self._pairs.tokenizer
+        model = self._config.model(
+            image_size=self._config.image_size,
+            channels=self._config.image_channels(self._pairs),
+            vocabulary_size=tokenizer.vocabulary_size,
+            text_length=tokenizer.length,
+            eos_id=tokenizer.eos_id,
+        )
+        if not isinstance(model, models.PairModel):
+            raise ValueError(
+                f"train.model makes a {type(model).__name__}, but {self._pairs.name!r} holds "
+                "image-text pairs: take @LIMoE or @TwoTower"
+            )
+        return model
+
+    def training_batches(
+        self, start_step: int = 0, shards: int = 1, shard: int = 0
+    ) -> tf.data.Dataset:
+        """Returns endless batches of `{"image", "tokens"}`."""
+        config = self._config
+        return data.make_pairs(
+            self._pairs.train,
+            self._pairs.tokenizer,
+            batch_size=config.batch_size,
+            image_size=config.image_size,
+            channels=config.image_channels(self._pairs),
+            training=True,
+            seed=config.seed,
+            start_step=start_step,
+            num_shards=shards,
+            shard_index=shard,
+            crop=config.crop,
+            augment=config.augment,
+            cache=config.cache,
+        )
+
+    def held_out_batches(self, batch_size: int, shards: int = 1, shard: int = 0) -> tf.data.Dataset:
+        """Returns batches of `{"image", "tokens", "mask"}`, padded at the end."""
+        config = self._config
+        return data.make_pairs(
+            self._pairs.eval,
+            self._pairs.tokenizer,
+            batch_size=batch_size,
+            num_shards=shards,
+            shard_index=shard,
+            image_size=config.image_size,
+            channels=config.image_channels(self._pairs),
+            crop=config.eval_crop,
+            cache=config.cache,
+            pad=True,
+        )
+
+    def inputs(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Returns images and tokens, by the model's names."""
+        return {"images": batch["image"], "tokens": batch["tokens"]}
+
+    def judge(self, batch: Batch, outputs: Any, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the contrastive loss of each pair among those of its batch, and whether image and
+        text find each other there."""
+        logits, kind = ops.contrastive_outputs(outputs, batch.get("mask"))
+        return ops.contrastive_loss(logits, kind), ops.contrastive_hits(logits)
+
+    def save(self, model: keras.Model, workdir: Workdir) -> None:
+        """Writes `model.keras`, raw images and texts to embeddings, and `tokenizer.model`."""
+        tokenizer = self._pairs.tokenizer
+        results.save_model(models.ImageTextModel(model, tokenizer.model), workdir)
+
+
+def make_task(config: TrainConfig, source: data.ImageSource | Pairs) -> Task:
+    """Returns what a run learns of its data.
+
+    Args:
+        config: the run's parameters.
+        source: its data.
+
+    Raises:
+        ValueError: a parameter that is not of the task.
+    """
+    if isinstance(source, Pairs):
+        return Contrast(config, source)
+    return Classification(config, source)
