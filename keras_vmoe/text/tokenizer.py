@@ -69,7 +69,7 @@ class Tokenizer:
             raise ValueError(f"length={length!r}: expected a whole number of 2 or more.")
         self._processor = _read_model(model)
         self._model, self._length = bytes(model), int(length)
-        self._splitter = _splitter(self._model)
+        _import_tensorflow_text()
 
     @classmethod
     def load(cls, path: str | Path, length: int = 16) -> Tokenizer:
@@ -197,7 +197,10 @@ class Tokenizer:
     def _split(self, texts: tf.Tensor) -> tf.RaggedTensor:
         import tensorflow as tf
 
-        return self._splitter.tokenize(tf.strings.lower(texts, encoding="utf-8"))
+        # Made where it is used: its op owns the model, and whatever empties TensorFlow's cache of
+        # eager ops, as tf.random.set_seed does, would take it away from graphs made before.
+        splitter = _import_tensorflow_text().SentencepieceTokenizer(self._model, tf.int32)
+        return splitter.tokenize(tf.strings.lower(texts, encoding="utf-8"))
 
 
 class _ModelError(ValueError):
@@ -230,16 +233,12 @@ def _read_model(model: bytes) -> Any:
     return processor
 
 
-def _splitter(model: bytes) -> Any:
+def _import_tensorflow_text() -> Any:
     try:
         import tensorflow_text
     except ImportError as error:
         raise _not_installed("tensorflow-text") from error
-    import tensorflow as tf
-
-    # Eager, so that graphs of several datasets can share it.
-    with tf.init_scope(), tf.device("CPU:0"):
-        return tensorflow_text.SentencepieceTokenizer(model=model, out_type=tf.int32)
+    return tensorflow_text
 
 
 def _not_installed(library: str) -> ImportError:
