@@ -25,12 +25,14 @@ class TextCounts(NamedTuple):
         cut: those whose tokens fill a row, so that their end, EOS at least, is lost.
         unknown: those made of pieces alone that the vocabulary lacks.
         empty: those without any piece.
+        partly_unknown: those with such pieces among others.
     """
 
     texts: int = 0
     cut: int = 0
     unknown: int = 0
     empty: int = 0
+    partly_unknown: int = 0
 
 
 class Tokenizer:
@@ -173,7 +175,7 @@ class Tokenizer:
             >>> from keras_vmoe import text
             >>> words = text.train_tokenizer(["a cat", "a dog"], 40, length=4)
             >>> words.counts(["a cat", "a cat a cat", "123", " "])
-            TextCounts(texts=4, cut=1, unknown=1, empty=1)
+            TextCounts(texts=4, cut=1, unknown=1, empty=1, partly_unknown=0)
         """
         found = TextCounts()
         texts = iter([texts] if isinstance(texts, str) else texts)
@@ -190,8 +192,13 @@ class Tokenizer:
         # Before a word that is not known the space may be a piece of its own.
         pieces = tf.ragged.boolean_mask(tokens, (tokens != space) | (tokens == self.unknown_id))
         sizes = pieces.row_lengths()
-        known = tf.reduce_any(pieces != self.unknown_id, axis=1)
-        flags = (tokens.row_lengths() >= self._length, (sizes > 0) & ~known, sizes == 0)
+        lacking = tf.reduce_sum(tf.cast(pieces == self.unknown_id, tf.int64), axis=1)
+        flags = (
+            tokens.row_lengths() >= self._length,
+            (lacking == sizes) & (sizes > 0),
+            sizes == 0,
+            (lacking > 0) & (lacking < sizes),
+        )
         return TextCounts(len(texts), *(int(tf.math.count_nonzero(flag)) for flag in flags))
 
     def _split(self, texts: tf.Tensor) -> tf.RaggedTensor:
