@@ -28,6 +28,7 @@ COMMANDS = {
     "profile": Command("profile", "count the parameters and FLOPs of a model, without building it"),
     "evaluate": Command("evaluate", "measure a trained model, also with other routing"),
     "fewshot": Command("fewshot", "measure few-shot transfer of a trained model"),
+    "vocabulary": Command("vocabulary", "make the vocabulary of a dataset's captions"),
     "convert": Command("convert", "turn weights of other implementations into a model, and back"),
     "predict": Command("predict", "name the classes of images, and draw their routing"),
     "export": Command("export", "write a model as SavedModel, ONNX or LiteRT"),

@@ -12,6 +12,7 @@ from keras_vmoe.data.color_jitter import ColorJitter
 from keras_vmoe.data.corrupt import CorruptImages
 from keras_vmoe.data.crops import CentralCrop, Crop, InceptionCrop
 from keras_vmoe.data.folder import verify
+from keras_vmoe.data.labelled_pairs import class_words
 from keras_vmoe.data.mixes import CutMix, Mix, Mixup, mix_with_weights
 from keras_vmoe.data.pair_registry import list_pairs, load_pairs
 from keras_vmoe.data.pairs import PairSource, make_pairs, pair_arrays, read_captions

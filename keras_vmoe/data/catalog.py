@@ -37,11 +37,13 @@ class Fields:
         image: the feature of the image.
         label: the feature of the label; "captions/text" is one within another.
         to_label: makes a label of that feature.
+        finish: changes the example in the end.
     """
 
     image: str = "image"
     label: str = "label"
     to_label: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+    finish: Callable[[Example], Example] = dict
 
     def decoders(self, tfds: Any) -> Any:
         """Returns what leaves out all else, and images encoded."""
@@ -52,10 +54,8 @@ class Fields:
 
     def read(self, example: Example) -> Example:
         """Returns `{"image", "label"}` of an example."""
-        return {
-            "image": example[self.image],
-            "label": self.to_label(find_feature(example, self.label)),
-        }
+        label = self.to_label(find_feature(example, self.label))
+        return self.finish({"image": example[self.image], "label": label})
 
 
 def find_feature(features: Any, path: str) -> Any:

@@ -25,12 +25,14 @@ class TextCounts(NamedTuple):
         cut: those whose tokens fill a row, so that their end, EOS at least, is lost.
         unknown: those made of pieces alone that the vocabulary lacks.
         empty: those without any piece.
+        partly_unknown: those with such pieces among others.
     """
 
     texts: int = 0
     cut: int = 0
     unknown: int = 0
     empty: int = 0
+    partly_unknown: int = 0
 
 
 class Tokenizer:
@@ -69,7 +71,7 @@ class Tokenizer:
             raise ValueError(f"length={length!r}: expected a whole number of 2 or more.")
         self._processor = _read_model(model)
         self._model, self._length = bytes(model), int(length)
-        self._splitter = _splitter(self._model)
+        _import_tensorflow_text()
 
     @classmethod
     def load(cls, path: str | Path, length: int = 16) -> Tokenizer:
@@ -173,7 +175,7 @@ class Tokenizer:
             >>> from keras_vmoe import text
             >>> words = text.train_tokenizer(["a cat", "a dog"], 40, length=4)
             >>> words.counts(["a cat", "a cat a cat", "123", " "])
-            TextCounts(texts=4, cut=1, unknown=1, empty=1)
+            TextCounts(texts=4, cut=1, unknown=1, empty=1, partly_unknown=0)
         """
         found = TextCounts()
         texts = iter([texts] if isinstance(texts, str) else texts)
@@ -190,14 +192,22 @@ class Tokenizer:
         # Before a word that is not known the space may be a piece of its own.
         pieces = tf.ragged.boolean_mask(tokens, (tokens != space) | (tokens == self.unknown_id))
         sizes = pieces.row_lengths()
-        known = tf.reduce_any(pieces != self.unknown_id, axis=1)
-        flags = (tokens.row_lengths() >= self._length, (sizes > 0) & ~known, sizes == 0)
+        lacking = tf.reduce_sum(tf.cast(pieces == self.unknown_id, tf.int64), axis=1)
+        flags = (
+            tokens.row_lengths() >= self._length,
+            (lacking == sizes) & (sizes > 0),
+            sizes == 0,
+            (lacking > 0) & (lacking < sizes),
+        )
         return TextCounts(len(texts), *(int(tf.math.count_nonzero(flag)) for flag in flags))
 
     def _split(self, texts: tf.Tensor) -> tf.RaggedTensor:
         import tensorflow as tf
 
-        return self._splitter.tokenize(tf.strings.lower(texts, encoding="utf-8"))
+        # Made where it is used: its op owns the model, and whatever empties TensorFlow's cache of
+        # eager ops, as tf.random.set_seed does, would take it away from graphs made before.
+        splitter = _import_tensorflow_text().SentencepieceTokenizer(self._model, tf.int32)
+        return splitter.tokenize(tf.strings.lower(texts, encoding="utf-8"))
 
 
 class _ModelError(ValueError):
@@ -230,16 +240,12 @@ def _read_model(model: bytes) -> Any:
     return processor
 
 
-def _splitter(model: bytes) -> Any:
+def _import_tensorflow_text() -> Any:
     try:
         import tensorflow_text
     except ImportError as error:
         raise _not_installed("tensorflow-text") from error
-    import tensorflow as tf
-
-    # Eager, so that graphs of several datasets can share it.
-    with tf.init_scope(), tf.device("CPU:0"):
-        return tensorflow_text.SentencepieceTokenizer(model=model, out_type=tf.int32)
+    return tensorflow_text
 
 
 def _not_installed(library: str) -> ImportError:
