@@ -241,7 +241,10 @@ def names_of(source: data.ImageSource, class_names: str | Sequence[str] | None) 
         ValueError: another number of names than classes.
     """
     if class_names is None:
-        return data.class_words(source)
+        try:
+            return data.class_words(source)
+        except ValueError as error:
+            raise ValueError(f"{error} Give class_names: a file of a name a line") from error
     if isinstance(class_names, (str, Path)):
         class_names = text.read_class_names(class_names, allow_repeats=True)
     if len(class_names) != source.num_classes:

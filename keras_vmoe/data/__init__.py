@@ -20,7 +20,7 @@ from keras_vmoe.data.pipeline import make_dataset
 from keras_vmoe.data.rand_augment import RandAugment
 from keras_vmoe.data.random_erasing import RandomErasing
 from keras_vmoe.data.registry import list_datasets, load
-from keras_vmoe.data.scenes import DIGIT_WORDS, GARMENT_WORDS, class_words
+from keras_vmoe.data.scenes import DIGIT_WORDS, GARMENT_WORDS
 from keras_vmoe.data.selection import read_labels, select
 from keras_vmoe.data.source import ArraySplit, FileSplit, ImageSource, Split, StreamSplit
 

@@ -196,22 +196,3 @@ def _resizing(given: int, wanted: int) -> np.ndarray:
     distances = np.abs(np.arange(given) - centres[:, None]) / max(scale, 1.0)
     weights = np.maximum(1.0 - distances, 0.0)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def class_words(source: ImageSource) -> tuple[str, ...]:
-    """Returns the names of a dataset's classes as captions have them.
-
-    Args:
-        source: labelled images.
-
-    Returns:
-        The words of the scenes for digits and Fashion-MNIST's garments; the dataset's own names
-        for all others.
-
-    Example:
-        >>> from keras_vmoe import data
-        >>> data.class_words(data.load("digits"))[:2]
-        ('zero', 'one')
-    """
-    words = {"digits": DIGIT_WORDS, "fashion_mnist": GARMENT_WORDS}
-    return words.get(source.name, source.class_names)

@@ -72,9 +72,9 @@ class ImageTextModel(FunctionalModel):
         )
         low, high = (float(value) for value in value_range)
         require(low < high, f"value_range must be (low, high). Received: value_range={value_range}")
-        _, height, width, channels = model.input_shape["images"]
+        _, height, width, channels = model.input["images"].shape
         images = keras.Input((None, None, channels), name="images", dtype="float32")
-        tokens = keras.Input(model.input_shape["tokens"][1:], name="tokens", dtype="int32")
+        tokens = keras.Input(model.input["tokens"].shape[1:], name="tokens", dtype="int32")
         prepared = preprocess(images, (height, width), (low, high))
         outputs = model({"images": prepared, "tokens": tokens})
         super().__init__(inputs={"images": images, "tokens": tokens}, outputs=outputs, **kwargs)
@@ -116,8 +116,8 @@ class ImageTextModel(FunctionalModel):
             ValueError: another rank or other channels.
         """
         images = np.asarray(images)
-        require_images(images, self.model.input_shape["images"][-1])
-        _, height, width, _ = self.model.input_shape["images"]
+        _, height, width, channels = self.model.input["images"].shape
+        require_images(images, channels)
         prepared = preprocess(images, (height, width), self.value_range)
         return self.model.image_encoder.predict(prepared, batch_size=batch_size, verbose=0)
 

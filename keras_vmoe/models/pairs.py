@@ -76,6 +76,12 @@ class PairModel(VisionModel):
         super().__init__(config, graph, **kwargs)
         self._accuracy = keras.metrics.Mean(name="accuracy")
 
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Those of the layers, and of a compiled model its accuracy among the pairs of a batch."""
+        found = super().metrics
+        return found if self.compiled else [m for m in found if m is not self._accuracy]
+
     def _keep_encoders(self, image: Graph, text: Graph) -> None:
         self._encoders = _Untracked(image, text)
 
