@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_vmoe import layers
+from keras_vmoe import layers, models
 from keras_vmoe.ops.validation import require
 
 
@@ -85,7 +85,7 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
     """The variables of a model under the reference's names.
 
     Args:
-        model: a `ViT`, `VMoE` or `EfficientEnsemble`.
+        model: a `ViT`, `VMoE`, `EfficientEnsemble`, `TextTransformer` or `TwoTower`.
 
     Returns:
         `{"Encoder/encoderblock_0/LayerNorm_0/scale": variable, ...}`; shapes are the reference's.
@@ -105,11 +105,15 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
     >>> tuple(checkpoints.reference_variables(model)["head/kernel"].shape)
     (16, 10)
     """
+    if isinstance(model, models.TwoTower):
+        return _two_towers(model)
     found: dict[str, Any] = {}
     blocks = 0
     for layer in model.layers:
         if isinstance(layer, layers.PatchEmbedding):
             found.update(_dense("embedding", layer))
+        elif isinstance(layer, layers.TextEmbedding):
+            found["Embed_0/embedding"] = layer.embedding
         elif isinstance(layer, layers.ClassToken):
             found["cls"] = layer.token
         elif isinstance(layer, layers.PositionEmbedding) and layer.kind == "learned":
@@ -123,6 +127,17 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
             found.update(_pooling(layer))
         elif isinstance(layer, keras.layers.Dense):
             found.update(_dense(layer.name, layer))
+    return found
+
+
+def _two_towers(model: models.TwoTower) -> dict[str, Any]:
+    found = {}
+    for prefix, tower in (("img", model.image_tower), ("txt", model.text_tower)):
+        found |= {f"{prefix}/{name}": x for name, x in reference_variables(tower).items()}
+    scale = model.get_layer("logit_scale")
+    found["s"] = scale.log_scale
+    if scale.bias_init is not None:
+        found["b"] = scale.bias
     return found
 
 

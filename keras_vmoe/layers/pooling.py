@@ -13,14 +13,15 @@ from keras_vmoe.ops.validation import require, require_choice, require_positive_
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
 class TokenPooling(keras.layers.Layer):
-    """Takes the first token, the last, or the mean of all.
+    """Takes the first token, the last, or the mean or the largest values of all.
 
     Args:
-        kind: `"first"` (a class token, say), `"last"` or `"mean"`.
+        kind: `"first"` (a class token, say), `"last"`, `"mean"` or `"max"`.
 
     Call arguments:
         inputs: `[b, t, d]`.
-        token_mask: optional `[b, t]` bool, the tokens that the mean is of; 0 where there are none.
+        token_mask: optional `[b, t]` bool, the tokens that mean and maximum are of; a mean of none
+            is 0.
 
     Returns:
         `[b, d]`.
@@ -35,7 +36,7 @@ class TokenPooling(keras.layers.Layer):
 
     def __init__(self, kind: str = "first", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        require_choice("kind", kind, ("first", "last", "mean"))
+        require_choice("kind", kind, ("first", "last", "mean", "max"))
         self.kind = kind
         self.supports_masking = True
 
@@ -46,12 +47,15 @@ class TokenPooling(keras.layers.Layer):
         if self.kind in ("first", "last"):
             require(
                 token_mask is None,
-                f"token_mask is of the mean. Received: one for a layer of kind {self.kind!r}",
+                f"token_mask is of mean and max. Received: one for a layer of kind {self.kind!r}",
             )
             return inputs[:, 0 if self.kind == "first" else -1]
         if token_mask is None:
-            return kops.mean(inputs, axis=1)
-        weights = kops.cast(kops.expand_dims(token_mask, -1), inputs.dtype)
+            return (kops.mean if self.kind == "mean" else kops.max)(inputs, axis=1)
+        mask = kops.expand_dims(token_mask, -1)
+        if self.kind == "max":
+            return kops.max(kops.where(mask, inputs, kops.cast(-1e30, inputs.dtype)), axis=1)
+        weights = kops.cast(mask, inputs.dtype)
         return kops.sum(inputs * weights, axis=1) / kops.maximum(kops.sum(weights, axis=1), 1)
 
     def get_config(self) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from keras_vmoe.models.rewiring import with_routing as with_routing
 from keras_vmoe.models.sparse import exact_capacity as exact_capacity
 from keras_vmoe.models.sparse import is_sparse as is_sparse
 from keras_vmoe.models.sparse import moe_layers as moe_layers
+from keras_vmoe.models.text_transformer import TextTransformer as TextTransformer
+from keras_vmoe.models.two_tower import TwoTower as TwoTower
 from keras_vmoe.models.variants import from_variant as from_variant
 from keras_vmoe.models.variants import list_variants as list_variants
 from keras_vmoe.models.vit import ViT as ViT

@@ -12,6 +12,7 @@ from keras_vmoe import layers
 from keras_vmoe.models.base import argument_names, resolve_policy
 from keras_vmoe.models.pairs import PairModel, Projection, logit_scale, pair_outputs
 from keras_vmoe.models.placement import moe_blocks
+from keras_vmoe.models.text_transformer import embed_text
 from keras_vmoe.models.vit import (
     dense_mlp,
     depth_rates,
@@ -265,7 +266,7 @@ class Tower:
 
     def __init__(self, config: dict[str, Any]) -> None:
         require_sizes(config, ("num_layers", "width", "mlp_dim", "num_heads", "channels"))
-        require_sizes(config, ("vocabulary_size", "text_length", "pairs_per_group"))
+        require_sizes(config, ("text_length", "pairs_per_group"))
         self.config, self.policy = config, resolve_policy(config["dtype"])
         self.images = keras.Input(
             (*image_shape(config["image_size"]), config["channels"]), name="images", dtype="float32"
@@ -273,7 +274,7 @@ class Tower:
         self.tokens = keras.Input((config["text_length"],), name="tokens", dtype="int32")
         # No class token: an image is the mean of its patches.
         self.patches = embed_images(self.images, {**config, "pooling": "gap"}, self.policy)
-        self.words = self._embed_text()
+        self.words = embed_text(self.tokens, config, self.policy)
         self.text_mask = layers.text_mask(self.tokens, config["eos_id"])
         self.blocks = self._make_blocks()
         self.norm = encoder_norm(config, self.policy)
@@ -307,18 +308,6 @@ class Tower:
         mask = self.text_mask
         x = self._encode(self.words, mask, self._modality("text"), None, (mask,))
         return self.tokens, self._embedding("text", x, mask)
-
-    def _embed_text(self) -> Any:
-        config, policy = self.config, self.policy
-        x = layers.TextEmbedding(
-            config["vocabulary_size"], config["width"], dtype=policy, name="text_embedding"
-        )(self.tokens)
-        x = layers.PositionEmbedding(
-            "learned", (1, config["text_length"]), dtype=policy, name="text_position_embedding"
-        )(x)
-        if config["dropout_rate"]:
-            x = keras.layers.Dropout(config["dropout_rate"], dtype=policy, name="text_dropout")(x)
-        return x
 
     def _make_blocks(self) -> list[layers.EncoderBlock]:
         config, policy = self.config, self.policy

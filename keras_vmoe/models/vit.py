@@ -175,10 +175,10 @@ def functional_vit(
         mlp = make_mlp(i) if make_mlp else dense_mlp(config, policy)
         x = encoder_block(config, i, mlp, rate, policy)(x)
     x = encoder_norm(config, policy)(x)
-    x = _pool(x, config, policy)
+    x = pool(x, config, policy)
     if members is not None:
         x = layers.SplitMembers(members.count, dtype=policy, name="split_members")(x)
-    return images, _head(_pre_logits(x, config, policy), config, policy)
+    return images, head(_pre_logits(x, config, policy), config, policy)
 
 
 def encoder_block(
@@ -241,7 +241,7 @@ def embed_images(images: Any, config: dict[str, Any], policy: Any) -> Any:
     return x
 
 
-def _pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
+def pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
     """Tokens to one vector per image."""
     if config["pooling"] == "map":
         return layers.AttentionPooling(
@@ -253,7 +253,7 @@ def _pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
             dtype=policy,
             name="pooling",
         )(x)
-    kind = "mean" if config["pooling"] == "gap" else "first"
+    kind = {"gap": "mean", "last": "last"}.get(config["pooling"], "first")
     return layers.TokenPooling(kind, dtype=policy, name="pooling")(x)
 
 
@@ -267,7 +267,7 @@ def _pre_logits(x: Any, config: dict[str, Any], policy: Any) -> Any:
     )(x)
 
 
-def _head(x: Any, config: dict[str, Any], policy: Any) -> Any:
+def head(x: Any, config: dict[str, Any], policy: Any) -> Any:
     """The linear head, in float32 under half precision."""
     if config["num_classes"] is None:
         return x
