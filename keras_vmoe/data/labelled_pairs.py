@@ -58,7 +58,7 @@ def with_captions(source: ImageSource, templates: Sequence[str] = DEFAULT_TEMPLA
         >>> from keras_vmoe import data
         >>> source = with_captions(data.load("digits"), ("a scan of a {}", "{}"))
         >>> next(data.read_captions(source.eval))
-        ('a scan of a two', 'two')
+        ('a scan of a three', 'three')
     """
     if isinstance(templates, str) or not templates:
         raise ValueError(f"templates={templates!r}: expected a list such as {DEFAULT_TEMPLATES!r}.")
