@@ -21,7 +21,8 @@ _TEXT = """
 Draws a few training images of each class, fits a linear classifier on the model's frozen features
 of them, in closed form, and prints its accuracy on the held-out images: mean and deviation over
 several draws. The penalty is the best one on the held-out images, one for all datasets (by mean
-rank), as in V-MoE's reference code. Writes fewshot.json.
+rank), as in V-MoE's reference code. Of a model of image-text pairs the features are the
+embeddings of images. Writes fewshot.json.
 
   keras-vmoe fewshot --workdir=workdir/quickstart-seed0
   keras-vmoe fewshot --model=model.keras --dataset=digits --dataset=image_folder:pets --shots=5
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     if min(shots) < 1:
         raise UsageError(f"fewshot: --shots must be 1 or more. Received: {min(shots)}")
     out = model_flags.out_folder(values)
-    model = model_flags.load_trained(values)
+    model = model_flags.load_trained(values, pairs=None)
     sources = model_flags.load_sources(values, model)
     print(f"model    {type(model.model).__name__} of {model.origin}", flush=True)
     results = _measure(model, sources, shots, tuple(range(values.seeds)), values.batch_size)

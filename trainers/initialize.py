@@ -62,4 +62,4 @@ def source_of(path: str) -> keras.Model | Mapping[str, Any]:
             f"--init_from={path}: there is no such file or folder; give a run's workdir, a .keras "
             "file, a .npz file, or the prefix of a released checkpoint"
         )
-    return trained.load(place).model
+    return trained.load(place, pairs=None).model

@@ -108,8 +108,12 @@ def numbers(
     return found
 
 
-def load_trained(values: flags.FlagValues) -> Trained:
+def load_trained(values: flags.FlagValues, pairs: bool | None = False) -> Trained:
     """Returns the model of the flags.
+
+    Args:
+        values: the flags.
+        pairs: as of `trained.load`.
 
     Raises:
         ValueError: another backend than TensorFlow, and what `trained.load` raises.
@@ -122,28 +126,29 @@ def load_trained(values: flags.FlagValues) -> Trained:
         raise ValueError(
             f"KERAS_BACKEND={backend!r}, but this command runs on TensorFlow; unset KERAS_BACKEND"
         )
-    return trained.load(values.workdir or values.model, values.gin_file, values.gin_bindings)
+    path = values.workdir or values.model
+    return trained.load(path, values.gin_file, values.gin_bindings, pairs)
 
 
 def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSource]:
     """Returns the datasets of --dataset; without, that of the gin files, the run's own at first.
 
     Raises:
-        UsageError: a --dataset that is neither a name nor a name and two splits.
+        UsageError: no --dataset for a model of pairs, or one that is neither a name nor a name and
+            two splits.
     """
     from keras_vmoe import data
 
+    if not values.dataset and model.tokenizer:
+        raise UsageError(
+            f"--dataset is missing: {model.origin} is a model of image-text pairs; name labelled "
+            "images, such as --dataset=digits"
+        )
     if not values.dataset:
         return [model.source]
     sources = []
     for word in values.dataset:
-        name, *splits = word.split(",")
-        if len(splits) not in (0, 2) or not all((name, *splits)):
-            raise UsageError(
-                f"--dataset={word} must be NAME, or NAME,TRAIN_SPLIT,HELD_OUT_SPLIT, such as "
-                "--dataset=uc_merced,train[:1000],train[1000:]"
-            )
-        train, held_out = splits or (None, None)
+        name, train, held_out = name_and_splits(word)
         sources.append(
             data.load(
                 name,
@@ -158,6 +163,26 @@ def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSou
         if names.count(name) > 1:
             raise UsageError(f"--dataset: {name} comes twice; measure it in another call")
     return sources
+
+
+def name_and_splits(word: str) -> tuple[str, str | None, str | None]:
+    """Returns name, training split and held-out split of a --dataset.
+
+    Raises:
+        UsageError: a word that is neither a name nor a name and two splits.
+
+    Example:
+        >>> name_and_splits("digits"), name_and_splits("pets,train,test")
+        (('digits', None, None), ('pets', 'train', 'test'))
+    """
+    name, *splits = word.split(",")
+    if len(splits) not in (0, 2) or not all((name, *splits)):
+        raise UsageError(
+            f"--dataset={word} must be NAME, or NAME,TRAIN_SPLIT,HELD_OUT_SPLIT, such as "
+            "--dataset=uc_merced,train[:1000],train[1000:]"
+        )
+    train, held_out = splits or (None, None)
+    return name, train, held_out
 
 
 def out_folder(values: flags.FlagValues) -> Path:

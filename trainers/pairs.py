@@ -53,6 +53,18 @@ class Pairs:
         for several in data.read_captions(split):
             yield from several
 
+    def take_tokenizer(self, path: Path) -> None:
+        """Takes the tokenizer of a run in place of this one.
+
+        Args:
+            path: the run's file.
+
+        Raises:
+            OSError: if it is not there.
+            ValueError: if it is none.
+        """
+        self._tokenizer = text.Tokenizer.load(path, self._length)
+
     def keep_tokenizer(self, path: Path, chief: Path) -> None:
         """Takes the tokenizer that a run has, or leaves it this one.
 

@@ -8,18 +8,27 @@ import functools
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_vmoe import data, models, ops
+from keras_vmoe import data, models, ops, text
 from keras_vmoe.trainers import errors, gin_config, keras_file
 from keras_vmoe.trainers.averaging import averaged_weights
 from keras_vmoe.trainers.checkpointing import BEST, newest_first, step_of, written_after
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.metrics_log import MetricsLog
+from keras_vmoe.trainers.pairs import Pairs
+from keras_vmoe.trainers.tasks import make_task
+from keras_vmoe.trainers.workdir import Workdir
 
+_WRONG_KIND = {
+    False: "is a model of image-text pairs, without classes of its own; see keras-vmoe zeroshot, "
+    "retrieval and fewshot",
+    True: "is a model of images alone; give a run on image-text pairs, such as "
+    "runs/limoe/quickstart.gin",
+}
 _NO_DATA = (
     "there are no images to evaluate {path} on; give --dataset=NAME, or a gin file that says, such "
     "as --gin_file=data/fashion_mnist.gin"
@@ -40,11 +49,12 @@ class Trained:
     Attributes:
         path: the run's workdir, or the model's file.
         model: from images in [-1, 1] to logits; of an ensemble, those of its members' mean
-            probability.
+            probability. Or of image-text pairs, a `models.PairModel`.
         class_names: a name per logit; empty where they are not known.
         origin: where the weights are from, in words.
         gin_files: say the data: the run's config first, then those that were given.
         gin_bindings: win over them.
+        tokenizer: of a model of pairs; `None` for others.
     """
 
     path: Path
@@ -53,16 +63,21 @@ class Trained:
     origin: str
     gin_files: tuple[str, ...] = ()
     gin_bindings: tuple[str, ...] = ()
+    tokenizer: text.Tokenizer | None = None
 
     @property
     def image_size(self) -> int:
         """The side of the images that the model takes, in pixels."""
-        return self.model.input_shape[1]
+        return self._of_images.input_shape[1]
 
     @property
     def channels(self) -> int:
         """The channels of these images."""
-        return self.model.input_shape[-1]
+        return self._of_images.input_shape[-1]
+
+    @property
+    def _of_images(self) -> keras.Model:
+        return self.model.image_encoder if self.tokenizer else self.model
 
     @property
     def num_classes(self) -> int:
@@ -94,8 +109,8 @@ class Trained:
         return self.config.image_losses(labels, logits)
 
     @functools.cached_property
-    def source(self) -> data.ImageSource:
-        """The images of the gin files.
+    def source(self) -> data.ImageSource | Pairs:
+        """The images of the gin files, or their image-text pairs.
 
         Raises:
             ValueError: if none are known.
@@ -105,9 +120,15 @@ class Trained:
             raise ValueError(_NO_DATA.format(path=self.path))
         with self._gin() as config:
             try:
-                return config.dataset()
+                source = config.dataset()
             except TypeError as error:  # gin: `name` is not bound
                 raise ValueError(_NO_DATA.format(path=self.path)) from error
+        if self.tokenizer and not isinstance(source, Pairs):
+            raise ValueError(
+                f"{source.name} holds labelled images, but {self.origin} is a model of image-text "
+                "pairs: see keras-vmoe zeroshot"
+            )
+        return source
 
     def eval_batches(
         self, batch_size: int | None = None, split: data.Split | None = None
@@ -156,7 +177,10 @@ class Trained:
 
 
 def load(
-    path: str | Path, gin_files: Sequence[str] = (), gin_bindings: Sequence[str] = ()
+    path: str | Path,
+    gin_files: Sequence[str] = (),
+    gin_bindings: Sequence[str] = (),
+    pairs: bool | None = False,
 ) -> Trained:
     """Loads a trained model.
 
@@ -167,13 +191,14 @@ def load(
             the weights of the newest checkpoint that is whole (their average, if there is one).
         gin_files: other data to evaluate on, such as "data/fashion_mnist.gin".
         gin_bindings: bindings such as "dataset.name='cifar10'", which win.
+        pairs: whether a model of image-text pairs is wanted, or one of images; None takes either.
 
     Returns:
         A `Trained`. What gin is set to elsewhere in the process stays as it is.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
-        ValueError: if it is neither a run nor a classifier of square images.
+        ValueError: if it is neither a run nor a model of square images, or the wrong kind.
 
     Example:
         >>> import tempfile
@@ -190,12 +215,27 @@ def load(
         raise FileNotFoundError(
             f"{path}: there is no such file or folder; give a run's workdir or a .keras file"
         )
+    files, bindings = tuple(gin_files), tuple(gin_bindings)
     if place.is_dir() and place.name == BEST and place.parent.name == "checkpoints":
-        return _load_best(place, tuple(gin_files), tuple(gin_bindings))
-    if place.is_dir():
-        return _load_run(place, tuple(gin_files), tuple(gin_bindings))
-    model, names = _load_file(place)
-    return Trained(place, model, names, str(place), tuple(gin_files), tuple(gin_bindings))
+        found = _load_best(place, files, bindings)
+    elif place.is_dir():
+        found = _load_run(place, files, bindings)
+    else:
+        model = _load_file(place)
+        found = Trained(
+            place, model.model, model.class_names, str(place), files, bindings, model.tokenizer
+        )
+    if pairs is not None and pairs != (found.tokenizer is not None):
+        raise ValueError(f"{found.origin} {_WRONG_KIND[pairs]}")
+    return found
+
+
+class _Weights(NamedTuple):
+    """A model with its weights, and what is known of its outputs and its texts."""
+
+    model: keras.Model
+    class_names: tuple[str, ...] = ()
+    tokenizer: text.Tokenizer | None = None
 
 
 def _load_best(best: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
@@ -203,10 +243,9 @@ def _load_best(best: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]
     config = best.parent.parent / "config.gin"
     if not config.is_file():
         raise ValueError(f"{best} is not in the workdir of a run: {config} is missing")
-    model, names, step, _ = _from_checkpoint(best, config)
-    return Trained(
-        best, model, names, f"{best}, step {step:,}", (str(config), *gin_files), bindings
-    )
+    model, step, _ = _from_checkpoint(best, config)
+    origin, files = f"{best}, step {step:,}", (str(config), *gin_files)
+    return Trained(best, model.model, model.class_names, origin, files, bindings, model.tokenizer)
 
 
 def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
@@ -218,8 +257,10 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
         errors.warn(f"{file} is damaged; taking the newest checkpoint beside it")
     # A run that goes on after its end has checkpoints that are newer than its model.
     if file.is_file() and (is_whole or not newest) and all(written_after(file, p) for p in newest):
-        model, names = _load_file(file)
-        return Trained(folder, model, names, str(file), files, bindings)
+        model = _load_file(file)
+        return Trained(
+            folder, model.model, model.class_names, str(file), files, bindings, model.tokenizer
+        )
     if not config.is_file():
         raise ValueError(
             f"{folder} is not the workdir of a run: it holds neither model.keras nor config.gin"
@@ -228,9 +269,9 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
         raise ValueError(
             f"{folder} holds no checkpoint yet; let keras-vmoe train go on, or give another workdir"
         )
-    model, names, step, total = _from_checkpoint(folder / "checkpoints", config)
+    model, step, total = _from_checkpoint(folder / "checkpoints", config)
     origin = f"{folder}, step {step:,}" + (" (not finished)" if step < total else "")
-    return Trained(folder, model, names, origin, files, bindings)
+    return Trained(folder, model.model, model.class_names, origin, files, bindings, model.tokenizer)
 
 
 # Twins.
@@ -286,9 +327,11 @@ def _training(trained: Trained) -> dict[str, Any]:
 # Files.
 
 
-def _load_file(file: Path) -> tuple[keras.Model, tuple[str, ...]]:
-    """The model of logits, on images in [-1, 1], and the names of its classes."""
+def _load_file(file: Path) -> _Weights:
+    """The model on images in [-1, 1]: to logits, with the names of its classes, or of pairs."""
     model = keras_file.load(file)
+    if isinstance(model, models.ImageTextModel):
+        return _Weights(model.model, (), model.tokenizer)
     names: tuple[str, ...] = ()
     if isinstance(model, models.Classifier):
         model, names = _logits_model(model), tuple(model.class_names)
@@ -301,7 +344,7 @@ def _load_file(file: Path) -> tuple[keras.Model, tuple[str, ...]]:
             f"{file} must hold a model from square images of 1 or 3 channels to logits. "
             f"Received: a {type(model).__name__} from {inputs} to {outputs}"
         )
-    return model, names
+    return _Weights(model, names)
 
 
 def _logits_model(classifier: models.Classifier) -> keras.Model:
@@ -318,11 +361,9 @@ def _logits_model(classifier: models.Classifier) -> keras.Model:
 # Checkpoints.
 
 
-def _from_checkpoint(
-    folder: Path, config_file: Path
-) -> tuple[keras.Model, tuple[str, ...], int, int]:
+def _from_checkpoint(folder: Path, config_file: Path) -> tuple[_Weights, int, int]:
     """The model that a run's config describes, with the weights of the newest checkpoint of a
-    folder; the names of its classes; the step; the steps of the whole run."""
+    folder; the step; the steps of the whole run."""
     if not config_file.read_text(encoding="utf-8").strip():
         raise ValueError(f"{config_file} is empty, which tells of which model the checkpoints are")
     with _separate_gin():
@@ -331,7 +372,9 @@ def _from_checkpoint(
 
         config = configurables.train_config()
         source = config.dataset()
-        model = config.make_model(source)
+        if isinstance(source, Pairs):
+            source.take_tokenizer(Workdir(config_file.parent).tokenizer)
+        model = make_task(config, source).make_model()
         steps = source.train.steps_per_epoch(config.batch_size)
         total = config.total_steps(steps)
         optimizer = config.optimizer(total_steps=total, steps_per_epoch=steps)
@@ -341,8 +384,12 @@ def _from_checkpoint(
     with averaged_weights(model, optimizer):
         averaged = model.get_weights()
     model.set_weights(averaged)
-    model = models.averaged_prediction(model, config.loss)
-    return model, source.class_names, step_of(restored), total
+    if isinstance(source, Pairs):
+        found = _Weights(model, (), source.tokenizer)
+    else:
+        model = models.averaged_prediction(model, config.loss)
+        found = _Weights(model, source.class_names)
+    return found, step_of(restored), total
 
 
 def _restore(checkpoint: tf.train.Checkpoint, folder: Path, config_file: Path) -> str:

@@ -2,14 +2,15 @@
 
 python -m tests.trainers.run_on_devices DEVICES WORKDIR [BINDING]...
 
-With SECONDS_A_STEP in the environment, each step takes that much longer.
+With SECONDS_A_STEP in the environment, each step takes that much longer; with TASK=pairs a LIMoE
+learns image-text pairs.
 """
 
 import os
 import sys
 import time
 
-from tests.trainers.tiny import arguments
+from tests.trainers.tiny import SHORT, TINY_LIMOE, arguments
 
 # Without noise, and with capacity so scarce that the groups matter.
 BINDINGS = (
@@ -21,6 +22,18 @@ BINDINGS = (
     "VMoE.noise_std=0.0",
     "VMoE.images_per_group=4",
     "VMoE.capacity_factor=0.9",
+)
+# Few of the held-out pairs: an evaluation is of no use here but for its loss.
+PAIRS = (
+    *(binding for binding in BINDINGS if not binding.startswith("VMoE.")),
+    "pairs.name='labelled:digits'",
+    "train.retrieval=None",
+    "train.zero_shot=None",
+    "LIMoE.noise_std=0.0",
+    "LIMoE.pairs_per_group=4",
+    "LIMoE.capacity_factor=0.9",
+    "LIMoE.auxiliary_losses=('importance', 'z', 'local_text', 'global_text', 'global_image')",
+    "LIMoE.soft_minimum_experts={'image': 4, 'text': 4}",
 )
 
 
@@ -40,6 +53,9 @@ def main(devices: int, workdir: str, *bindings: str) -> int:
         on_step(self, step)
 
     run.Run._on_step = delayed
+    if os.environ.get("TASK") == "pairs":
+        options = {"gin_file": "runs/limoe/quickstart.gin", "tiny": TINY_LIMOE + SHORT}
+        return cli.main(arguments(workdir, *PAIRS, *bindings, **options))
     return cli.main(arguments(workdir, *BINDINGS, *bindings))
 
 

@@ -32,8 +32,8 @@ def start(devices, workdir, *bindings, **environment):
     )
 
 
-def run(devices, workdir, *bindings):
-    process = start(devices, workdir, *bindings)
+def run(devices, workdir, *bindings, **environment):
+    process = start(devices, workdir, *bindings, **environment)
     _, error = process.communicate(timeout=MOST_SECONDS)
     assert process.returncode == 0, error[-2000:]
     return rows(workdir)
@@ -66,6 +66,23 @@ def test_replicas_take_the_steps_of_one_device(devices, alone, tmp_path):
     found = run(devices, tmp_path, MIRRORED)
     assert len(found) == 6
     assert_same_losses(found, alone, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pairs_alone(tmp_path_factory):
+    """The rows of one device that learns image-text pairs."""
+    return run(1, tmp_path_factory.mktemp("pairs_alone") / "run", TASK="pairs")
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_pairs_of_all_replicas_are_told_apart(devices, pairs_alone, tmp_path):
+    found = run(devices, tmp_path, MIRRORED, TASK="pairs")
+    assert len(found) == 6
+    assert_same_losses(found, pairs_alone, rtol=0, atol=1e-5)
+    for row, other in zip(found[:-1], pairs_alone[:-1], strict=True):
+        for name in ("image_effective_experts", "text_effective_experts", "text_success_rate"):
+            key = f"encoder_block_0_moe/{name}"
+            assert row[key] == pytest.approx(other[key], rel=1e-4), key
 
 
 def test_a_run_on_replicas_resumes_with_its_noise(tmp_path):

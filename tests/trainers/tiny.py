@@ -20,6 +20,15 @@ TINY_ENSEMBLE = (
     "EfficientEnsemble.num_heads=2",
     "EfficientEnsemble.num_experts=4",
 )
+TINY_LIMOE = (
+    "LIMoE.patch_size=16",
+    "LIMoE.num_layers=1",
+    "LIMoE.placement=(0,)",
+    "LIMoE.width=8",
+    "LIMoE.mlp_dim=16",
+    "LIMoE.num_heads=2",
+    "LIMoE.num_experts=4",
+)
 TINY_VIT = ("ViT.num_layers=1", "ViT.width=8", "ViT.mlp_dim=16", "ViT.num_heads=2")
 SHORT = (
     "train.batch_size=16",

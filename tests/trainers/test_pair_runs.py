@@ -1,0 +1,188 @@
+"""Runs on image-text pairs: training, resuming, what they leave, and the commands that read it."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from keras_vmoe import data, models, text
+from keras_vmoe.trainers import cli, stopping, trained
+from keras_vmoe.trainers.metrics_log import MetricsLog
+from tests.trainers.tiny import SHORT, TINY_LIMOE, train
+
+# Captions of single scans: few words, and few images to embed.
+PAIRS = ("pairs.name='labelled:digits'", "pairs.templates=('a {}', 'the digit {}')")
+LIMOE = (*TINY_LIMOE, *SHORT, *PAIRS, "ZeroShot.templates='class_name_only'")
+GIN = {"gin_file": "runs/limoe/quickstart.gin", "tiny": LIMOE}
+
+
+def rows(workdir, split=None):
+    return [x for x in MetricsLog(workdir / "metrics.jsonl").rows() if split in (None, x["split"])]
+
+
+@pytest.fixture(scope="session")
+def pair_run(tmp_path_factory):
+    """The workdir of a tiny LIMoE after 6 steps; not to be written to."""
+    workdir = tmp_path_factory.mktemp("pairs") / "run"
+    assert train(workdir, **GIN) == 0
+    return workdir
+
+
+def test_rows_hold_what_was_measured(pair_run):
+    last = rows(pair_run, "eval")[-1]
+    for way in ("image_to_text", "text_to_image"):
+        found = [last[f"retrieval/{way}@{k}"] for k in (1, 5, 10)]
+        assert found == sorted(found)
+        assert 0 <= found[0] <= found[-1] <= 1
+    assert 0 <= last["zeroshot/digits"] <= 1
+    layer = rows(pair_run, "train")[-1]
+    for name in ("image", "text"):
+        assert 0 < layer[f"encoder_block_0_moe/{name}_success_rate"] <= 1
+        assert 1 <= layer[f"encoder_block_0_moe/{name}_effective_experts"] <= 4
+    assert layer["encoder_block_0_moe/image_tokens"] == 16 * 4
+    assert 2 * 16 <= layer["encoder_block_0_moe/text_tokens"] <= 16 * 16
+
+
+def test_the_tokenizer_is_saved_with_run_and_model(pair_run):
+    kept = text.Tokenizer.load(pair_run / "tokenizer.model")
+    model = keras.saving.load_model(pair_run / "model.keras")
+    assert isinstance(model, models.ImageTextModel)
+    assert model.vocabulary == kept.model
+    images = data.load("digits").eval.images[:3]
+    names = ("zero", "one", "two")
+    for name, probability in model.classify(images, names, ["a {}"]):
+        assert name in names
+        assert 1 / 3 <= probability <= 1
+    with pytest.raises(ValueError, match="texts must not be empty"):
+        model.encode_text(["one", " "])
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(pair_run, tmp_path, monkeypatch, capsys):
+    checks = iter(range(100))
+
+    def check(self):
+        if next(checks) == 3:
+            raise stopping.StopRequested(2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.StopSignal, "check", check)
+        assert train(tmp_path, **GIN) == 130
+    assert train(tmp_path, **GIN) == 0
+    assert "resume   from step 3" in capsys.readouterr().out
+    for left, right in zip(rows(pair_run), rows(tmp_path), strict=True):
+        assert (left["step"], left["split"]) == (right["step"], right["split"])
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)
+
+
+def test_a_checkpoint_is_read_with_its_tokenizer(pair_run, tmp_path):
+    copied = shutil.copytree(pair_run, tmp_path / "run")
+    (copied / "model.keras").unlink()
+    found = trained.load(copied, pairs=True)
+    whole = trained.load(pair_run, pairs=True)
+    assert found.tokenizer.model == whole.tokenizer.model
+    assert (found.image_size, found.channels) == (32, 1)
+    tokens = np.asarray(found.tokenizer(["a one", "the digit two"]))
+    np.testing.assert_allclose(
+        np.asarray(found.model.encode_text(tokens)),
+        np.asarray(whole.model.encode_text(tokens)),
+        atol=1e-6,
+    )
+
+
+def test_another_vocabulary_than_the_runs_is_refused(pair_run, tmp_path, capsys):
+    copied = shutil.copytree(pair_run, tmp_path / "run")
+    text.train_tokenizer(["other words"], 40).save(tmp_path / "other.model")
+    binding = f"pairs.vocabulary='{tmp_path / 'other.model'}'"
+    assert train(copied, binding, **GIN) == 1
+    assert "pairs.vocabulary" in capsys.readouterr().err
+
+
+def test_retrieval(pair_run, tmp_path, capsys):
+    words = [f"--workdir={pair_run}", f"--out={tmp_path}"]
+    assert cli.main(["retrieval", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "360 held-out images, 720 captions, 0 of them cut" in printed
+    found = json.loads((tmp_path / "retrieval.json").read_text())
+    last = rows(pair_run, "eval")[-1]
+    assert found["image_to_text"]["recall_at_5"] == pytest.approx(last["retrieval/image_to_text@5"])
+
+
+def test_retrieval_among_other_pairs(pair_run, tmp_path, capsys):
+    words = [f"--model={pair_run / 'model.keras'}", f"--out={tmp_path}"]
+    assert cli.main(["retrieval", *words, "--dataset=labelled:digits,train,test"]) == 0
+    assert "labelled:digits" in capsys.readouterr().out
+
+
+def test_zero_shot(pair_run, tmp_path, capsys):
+    words = [f"--workdir={pair_run}", f"--out={tmp_path}", "--dataset=digits"]
+    assert cli.main(["zeroshot", *words, "--templates=class_name_only"]) == 0
+    assert "10 classes, 10 prompts, 0 of them of unknown words alone" in capsys.readouterr().out
+    found = json.loads((tmp_path / "zeroshot.json").read_text())["datasets"]["digits"]
+    last = rows(pair_run, "eval")[-1]
+    assert found["accuracy"] == pytest.approx(last["zeroshot/digits"])
+    assert len(found["class_accuracies"]) == 10
+
+
+def test_linear_classifier_of_embeddings(pair_run, tmp_path, capsys):
+    words = [f"--workdir={pair_run}", f"--out={tmp_path}", "--dataset=digits", "--seeds=1"]
+    assert cli.main(["fewshot", *words, "--shots=10"]) == 0
+    assert (
+        json.loads((tmp_path / "fewshot.json").read_text())["datasets"]["digits"]["mean"]["10"] > 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate"], "is a model of image-text pairs"),
+        (["zeroshot"], "--dataset is missing"),
+        (["fewshot"], "--dataset is missing"),
+        (["zeroshot", "--dataset=digits", "--templates=some of"], "templates"),
+        (["retrieval", "--dataset=digits"], "digits"),
+    ],
+)
+def test_commands_say_what_is_wrong(pair_run, tmp_path, words, message, capsys):
+    command, *others = words
+    assert cli.main([command, f"--workdir={pair_run}", f"--out={tmp_path}", *others]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_names_must_be_as_many_as_classes(pair_run, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("zero\none\n")
+    words = [f"--workdir={pair_run}", "--dataset=digits", f"--out={tmp_path}"]
+    assert cli.main(["zeroshot", *words, f"--class_names={tmp_path / 'names.txt'}"]) == 1
+    assert "2 names for the 10 classes of digits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["zeroshot", "retrieval"])
+def test_a_classifier_embeds_no_texts(command, finished_run, capsys):
+    words = [command, f"--workdir={finished_run}", "--dataset=digits"]
+    assert cli.main(words) == 1
+    assert "is a model of images alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("train.label_smoothing=0.1", "train.label_smoothing=0.1 is of classification"),
+        ("train.loss='sigmoid'", "such as LIMoE.loss"),
+        ("train.mix=@Mixup()", "is of classification"),
+        ("train.model=@VMoE", "vocabulary_size"),
+        ("LIMoE.auxiliary_losses=('entropy',)", "auxiliary_losses must be of"),
+        ("LIMoE.soft_minimum_experts={'text': 9}", "between 1 and num_experts=4"),
+        ("pairs.vocabulary='nowhere.model'", "there is no such vocabulary"),
+        ("pairs.text_length=1", "length=1"),
+        ("ZeroShot.dataset=()", "ZeroShot.dataset is not given"),
+        ("Retrieval.every=0", "Retrieval.every=0 must be a positive whole number"),
+    ],
+)
+def test_wrong_parameters(binding, message, tmp_path, capsys):
+    assert train(tmp_path / "run", binding, **GIN) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_measurements_of_pairs_need_pairs(tmp_path, capsys):
+    assert train(tmp_path, "train.retrieval=@Retrieval()") == 1
+    assert "train.retrieval is of runs on image-text pairs" in capsys.readouterr().err
