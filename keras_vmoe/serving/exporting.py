@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import keras
 
+from keras_vmoe import models
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 from keras_vmoe.serving import saved_model
 from keras_vmoe.serving.graph import check_model, traced
 from keras_vmoe.serving.loading import MODULES, SUFFIXES, load, open_exported
 from keras_vmoe.serving.metadata import Metadata
+from keras_vmoe.serving.targets import move
 from keras_vmoe.serving.verification import compare_with_keras, compute_dtypes
 
 FORMATS = tuple(MODULES)
@@ -84,7 +84,7 @@ def export(
     >>> metadata.input_shape, metadata.value_range, metadata.dispatch["encoder_block_1_moe"]
     ((1, 16, 16, 3), (-1.0, 1.0), 'gather')
     """
-    _check_arguments(model, format, batch_size)
+    check_arguments(model, format, batch_size)
     target = _check_target(path, format, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that it can be renamed; a file that fails the comparison is never there.
@@ -94,28 +94,16 @@ def export(
             MODULES[format].write(graph, draft)
         if verify:
             compare_with_keras(model, load(draft))
-        _move(draft, target)
+        move(draft, target)
     return graph.metadata
 
 
-def _move(draft: Path, target: Path) -> None:
-    """Puts the draft at the target; a crash leaves what was there, or its folder beside it."""
-    if not target.is_dir():
-        os.replace(draft, target)
-        return
-    # A folder cannot be replaced in one step.
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.replaced-", dir=target.parent))
-    os.replace(target, aside / target.name)
-    try:
-        os.replace(draft, target)
-    except BaseException:
-        os.replace(aside / target.name, target)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside)
+def check_arguments(model: keras.Model, file_format: str, batch_size: int | None) -> None:
+    """Refuses what cannot be exported.
 
-
-def _check_arguments(model: keras.Model, file_format: str, batch_size: int | None) -> None:
+    Raises:
+        ValueError: as for `export`.
+    """
     require_choice("format", file_format, FORMATS)
     if batch_size is not None:
         require_positive_int("batch_size", batch_size)
@@ -124,6 +112,11 @@ def _check_arguments(model: keras.Model, file_format: str, batch_size: int | Non
         backend == "tensorflow",
         f"KERAS_BACKEND must be 'tensorflow' for export; a .keras file of another backend loads "
         f"there as it is. Received: KERAS_BACKEND={backend!r}",
+    )
+    require(
+        not isinstance(model, models.ImageTextModel),
+        "model must have one input and one output, but this one has an encoder of images and one of "
+        f"texts: use serving.export_pairs. Received: {type(model).__name__} {model.name!r}",
     )
     check_model(model)
     refused = sorted(compute_dtypes(model) - set(_DTYPES[file_format]))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from keras_vmoe import layers, models
+from keras_vmoe import layers, models, text
 from keras_vmoe.ops.validation import require
 from keras_vmoe.serving.metadata import Metadata
 from keras_vmoe.serving.routing import fixed_dispatch
@@ -65,6 +66,35 @@ def traced(
         yield Graph(model, function, metadata)
 
 
+@contextlib.contextmanager
+def traced_texts(model: keras.Model, tokenizer: text.Tokenizer) -> Iterator[Graph]:
+    """Traces an encoder of texts for a SavedModel, from strings; as `traced`.
+
+    Args:
+        model: from tokens `[b, t]` to embeddings.
+        tokenizer: makes the tokens. Its ops and its vocabulary are in the graph.
+    """
+    with _own_dispatch(model) as methods, layers.routing_metrics(False):
+        metadata = dataclasses.replace(
+            _metadata(model, "saved_model", (None,), methods),
+            input_name="texts",
+            input_dtype="string",
+        )
+
+        def serve(texts: tf.Tensor) -> dict[str, tf.Tensor]:
+            tokens = tokenizer(texts)
+            words = tf.not_equal(tokens[:, 0], tokenizer.eos_id)
+            message = "texts must not be empty"
+            with tf.control_dependencies([tf.debugging.assert_equal(words, True, message)]):
+                tokens = tf.identity(tokens)
+            return {metadata.output_name: model(tokens, training=False)}
+
+        spec = tf.TensorSpec((None,), tf.string, name="texts")
+        function = tf.function(serve, input_signature=[spec], autograph=False)
+        function.get_concrete_function()
+        yield Graph(model, function, metadata)
+
+
 def check_model(model: keras.Model) -> None:
     """Refuses what cannot be exported.
 
@@ -102,6 +132,12 @@ def _own_dispatch(model: keras.Model) -> Iterator[dict[str, str]]:
     yield {layer.name: layer.dispatch for layer in models.moe_layers(model)}
 
 
+def _output_name(model: keras.Model) -> str:
+    if getattr(model, "gives_embeddings", False):
+        return "embeddings"
+    return "logits" if getattr(model, "gives_logits", False) else "outputs"
+
+
 def _metadata(
     model: keras.Model,
     file_format: str,
@@ -114,7 +150,7 @@ def _metadata(
         input_name=model.inputs[0].name,
         input_shape=shape,
         input_dtype=keras.backend.standardize_dtype(model.inputs[0].dtype),
-        output_name="logits" if getattr(model, "gives_logits", False) else "outputs",
+        output_name=_output_name(model),
         output_shape=(shape[0], *output),
         value_range=getattr(model, "input_range", None),
         class_names=tuple(model.class_names) if isinstance(model, models.Classifier) else (),

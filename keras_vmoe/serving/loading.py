@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_vmoe.ops.validation import require
 from keras_vmoe.serving import litert_file, onnx_file, saved_model
-from keras_vmoe.serving.metadata import Metadata, OpenFile
+from keras_vmoe.serving.metadata import PAIRS_FILE_NAME, Metadata, OpenFile
 
 SUFFIXES = {".onnx": "onnx", ".tflite": "litert"}
 MODULES: dict[str, ModuleType] = {
@@ -47,7 +47,9 @@ class ExportedModel:
         self._run = function
 
     def __call__(self, inputs: Any) -> np.ndarray:
-        inputs = np.asarray(inputs, self.metadata.input_dtype)
+        dtype = self.metadata.input_dtype
+        # Strings of any length.
+        inputs = np.asarray(inputs, object if dtype == "string" else dtype)
         wanted = self.metadata.input_shape
         fits = inputs.ndim == len(wanted) and all(
             want in (None, got) for want, got in zip(wanted, inputs.shape, strict=True)
@@ -73,6 +75,25 @@ def exported_format(path: str | Path) -> str | None:
     if (path / "saved_model.pb").is_file():
         return "saved_model"
     return SUFFIXES.get(path.suffix)
+
+
+def pairs_file(path: Path) -> Path:
+    """Where an exported model of image-text pairs has its metadata."""
+    if (path / "saved_model.pb").is_file():
+        return path / saved_model.EXTRA / PAIRS_FILE_NAME
+    return path / PAIRS_FILE_NAME
+
+
+def holds_pairs(path: str | Path) -> bool:
+    """Whether `export_pairs` wrote what is there.
+
+    Example:
+
+    >>> from keras_vmoe.serving.loading import holds_pairs
+    >>> holds_pairs("model.tflite")
+    False
+    """
+    return pairs_file(Path(path)).is_file()
 
 
 def load(path: str | Path) -> ExportedModel:
@@ -118,6 +139,12 @@ def open_exported(path: Path) -> tuple[Metadata, OpenFile]:
         ValueError: as for `load`.
         ImportError: onnxruntime is not installed.
     """
+    require(
+        not holds_pairs(path),
+        f"{path} holds an encoder of images and one of texts, which give embeddings: load it with "
+        "serving.load_pairs; zero-shot classes are told by keras-vmoe zeroshot, of the workdir or "
+        "the .keras file that it was made of",
+    )
     found = exported_format(path)
     require(
         found is not None,

@@ -14,6 +14,8 @@ from keras_vmoe.ops.validation import require
 
 KEY = "keras_vmoe"
 FILE_NAME = f"{KEY}.json"
+#: Of a model of image-text pairs, whose encoders are two.
+PAIRS_FILE_NAME = f"{KEY}_pairs.json"
 #: What is read of a file: the names of a hundred thousand classes, and no archive that bursts.
 MAX_BYTES = 16 * 2**20
 

@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_vmoe.serving.graph import Graph
-from keras_vmoe.serving.metadata import FILE_NAME, Metadata, OpenFile, check_size
+from keras_vmoe.serving.metadata import (
+    FILE_NAME,
+    PAIRS_FILE_NAME,
+    Metadata,
+    OpenFile,
+    check_size,
+)
 
-# Where TensorFlow lets others put files that it copies along.
-_EXTRA = "assets.extra"
+#: Where TensorFlow lets others put files that it copies along.
+EXTRA = "assets.extra"
 # What `write` writes.
-_FOLDERS = ("variables", "assets", _EXTRA)
+_FOLDERS = ("variables", "assets", EXTRA)
 _FILES = (
     "saved_model.pb",
     "fingerprint.pb",
     "variables/variables.index",
     "variables/variables.data-*-of-*",
-    f"{_EXTRA}/{FILE_NAME}",
+    f"{EXTRA}/{FILE_NAME}",
+    f"{EXTRA}/{PAIRS_FILE_NAME}",
 )
 
 
 def write(graph: Graph, path: Path) -> None:
     """Writes a folder with the endpoint `serve`, which is also the signature `serving_default`."""
+    _save({"serve": graph}, {"serving_default": graph}, path)
+    (path / EXTRA / FILE_NAME).write_text(graph.metadata.to_json(), encoding="utf-8")
+
+
+def write_several(graphs: Mapping[str, Graph], path: Path) -> Path:
+    """Writes a folder with several endpoints, which are also signatures under the same names.
+
+    Returns:
+        The folder for files that go along.
+    """
+    _save(graphs, graphs, path)
+    return path / EXTRA
+
+
+def _save(endpoints: Mapping[str, Graph], signatures: Mapping[str, Graph], path: Path) -> None:
     # Not by keras.export.ExportArchive: it writes every weight twice.
-    served = tf.Module()
-    served.serve = graph.function
-    concrete = graph.function.get_concrete_function()
-    served.used = list(concrete.graph.variables)
-    tf.saved_model.save(served, str(path), signatures={"serving_default": concrete})
-    (path / _EXTRA).mkdir(exist_ok=True)
-    (path / _EXTRA / FILE_NAME).write_text(graph.metadata.to_json(), encoding="utf-8")
+    served, used = tf.Module(), {}
+    for name, graph in endpoints.items():
+        setattr(served, name, graph.function)
+        variables = graph.function.get_concrete_function().graph.variables
+        used |= {id(variable): variable for variable in variables}
+    served.used = list(used.values())
+    concrete = {name: x.function.get_concrete_function() for name, x in signatures.items()}
+    tf.saved_model.save(served, str(path), signatures=concrete)
+    (path / EXTRA).mkdir(exist_ok=True)
 
 
 def foreign_files(path: Path) -> list[str]:
@@ -54,7 +79,7 @@ def open_file(path: Path) -> OpenFile:
     Raises:
         ValueError: metadata that is too large.
     """
-    file, text = path / _EXTRA / FILE_NAME, None
+    file, text = path / EXTRA / FILE_NAME, None
     if file.is_file():
         check_size(file.stat().st_size)
         text = file.read_text(encoding="utf-8")
@@ -62,10 +87,14 @@ def open_file(path: Path) -> OpenFile:
 
 
 def _function(path: Path, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
-    loaded = tf.saved_model.load(str(path))
+    return endpoint(tf.saved_model.load(str(path)), "serve", metadata)
+
+
+def endpoint(loaded: Any, name: str, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
+    """One endpoint of a loaded SavedModel, as a function of arrays."""
 
     def run(inputs: np.ndarray) -> np.ndarray:
-        outputs = loaded.serve(tf.convert_to_tensor(inputs))[metadata.output_name]
+        outputs = getattr(loaded, name)(tf.convert_to_tensor(inputs))[metadata.output_name]
         # NumPy has no bfloat16 of its own.
         return (tf.cast(outputs, tf.float32) if outputs.dtype.size < 4 else outputs).numpy()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -14,6 +18,8 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-5, "bfloat16": 5e-2, "float16": 5e-3
 _OPEN_SIDE = 40
 _TRIES = 3
 
+Draw = Callable[[int, np.random.Generator], np.ndarray]
+
 
 def compute_dtypes(model: keras.Model) -> set[str]:
     """The dtypes that a model's layers compute in, but for those in full precision at any rate."""
@@ -21,7 +27,12 @@ def compute_dtypes(model: keras.Model) -> set[str]:
     return found - {"float32"} or {"float32"}
 
 
-def compare_with_keras(model: keras.Model, exported: ExportedModel) -> float:
+def compare_with_keras(
+    model: keras.Model,
+    exported: ExportedModel,
+    draw: Draw | None = None,
+    prepare: Callable[[np.ndarray], Any] = lambda inputs: inputs,
+) -> float:
     """Runs both on random inputs.
 
     A choice of expert that hangs by less than the rounding may fall either way. That is rare, so a
@@ -30,6 +41,9 @@ def compare_with_keras(model: keras.Model, exported: ExportedModel) -> float:
     Args:
         model: the Keras model.
         exported: what was made of it.
+        draw: gives random inputs of a number of rows, by a generator; by default numbers in the
+            range of values.
+        prepare: makes of the exported model's inputs those of the Keras model.
 
     Returns:
         The largest difference, as a share of the largest output (or of 1).
@@ -38,8 +52,16 @@ def compare_with_keras(model: keras.Model, exported: ExportedModel) -> float:
         RuntimeError: they differ.
     """
     tolerance = max(TOLERANCE[dtype] for dtype in compute_dtypes(model))
+    draw = draw or functools.partial(_random_inputs, exported)
+
+    def in_keras(inputs: np.ndarray) -> np.ndarray:
+        with layers.routing_metrics(False):
+            outputs = keras.ops.convert_to_numpy(model(prepare(inputs), training=False))
+        return np.asarray(outputs, "float64")
+
     return max(
-        _verify_batch(model, exported, size, tolerance) for size in _batch_sizes(model, exported)
+        _verify_batch(in_keras, exported, draw, size, tolerance)
+        for size in _batch_sizes(model, exported)
     )
 
 
@@ -51,14 +73,16 @@ def _batch_sizes(model: keras.Model, exported: ExportedModel) -> tuple[int, ...]
 
 
 def _verify_batch(
-    model: keras.Model, exported: ExportedModel, size: int, tolerance: float
+    in_keras: Callable[[np.ndarray], np.ndarray],
+    exported: ExportedModel,
+    draw: Draw,
+    size: int,
+    tolerance: float,
 ) -> float:
     differences = []
     for seed in range(_TRIES):
-        inputs = _random_inputs(exported, size, seed)
-        with layers.routing_metrics(False):
-            wanted = keras.ops.convert_to_numpy(model(inputs, training=False))
-        wanted = np.asarray(wanted, "float64")
+        inputs = draw(size, np.random.default_rng(seed))
+        wanted = in_keras(inputs)
         given = np.asarray(exported(inputs), "float64")
         if given.shape != wanted.shape:
             raise RuntimeError(
@@ -76,8 +100,10 @@ def _verify_batch(
     )
 
 
-def _random_inputs(exported: ExportedModel, size: int, seed: int) -> np.ndarray:
+def _random_inputs(
+    exported: ExportedModel, size: int, random: np.random.Generator
+) -> np.ndarray:
     facts = exported.metadata
     shape = (size, *(_OPEN_SIDE if axis is None else axis for axis in facts.input_shape[1:]))
     low, high = facts.value_range or (-1.0, 1.0)
-    return np.random.default_rng(seed).uniform(low, high, shape).astype(facts.input_dtype)
+    return random.uniform(low, high, shape).astype(facts.input_dtype)

@@ -71,7 +71,7 @@ class Tokenizer:
             raise ValueError(f"length={length!r}: expected a whole number of 2 or more.")
         self._processor = _read_model(model)
         self._model, self._length = bytes(model), int(length)
-        _import_tensorflow_text()
+        import_tensorflow_text()
 
     @classmethod
     def load(cls, path: str | Path, length: int = 16) -> Tokenizer:
@@ -206,7 +206,7 @@ class Tokenizer:
 
         # Made where it is used: its op owns the model, and whatever empties TensorFlow's cache of
         # eager ops, as tf.random.set_seed does, would take it away from graphs made before.
-        splitter = _import_tensorflow_text().SentencepieceTokenizer(self._model, tf.int32)
+        splitter = import_tensorflow_text().SentencepieceTokenizer(self._model, tf.int32)
         return splitter.tokenize(tf.strings.lower(texts, encoding="utf-8"))
 
 
@@ -240,7 +240,12 @@ def _read_model(model: bytes) -> Any:
     return processor
 
 
-def _import_tensorflow_text() -> Any:
+def import_tensorflow_text() -> Any:
+    """The module of the tokenizer's operations, which graphs that hold them need to be loaded.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
     try:
         import tensorflow_text
     except ImportError as error:
