@@ -28,9 +28,15 @@ run. A model with class names takes pixels from 0 to 255; as a SavedModel it tak
 size, as ONNX or LiteRT those of the size that it was trained on. Needs, but for a SavedModel:
 pip install 'keras-vmoe[export]'.
 
+Of a model of image-text pairs TARGET is a folder. A SavedModel has the signatures encode_image, of
+such images, and encode_text, of strings: what loads it has to import tensorflow_text. As ONNX or
+LiteRT (--format) the folder holds a file of each encoder, and the tokenizer.model that makes the
+tokens of the second.
+
   keras-vmoe export workdir/quickstart-seed0 served/digits
   keras-vmoe export workdir/quickstart-seed0 digits.onnx --batch_size=dynamic --images_alone
   keras-vmoe export model.keras model.tflite
+  keras-vmoe export workdir/quickstart-limoe-seed0 served/limoe --batch_size=dynamic
 """
 _FORMATS = ("saved_model", "onnx", "litert")
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
@@ -105,14 +111,14 @@ def main(argv: Sequence[str]) -> int:
         raise FileNotFoundError(
             f"{source}: there is no such file or folder; give a run's workdir or a .keras file"
         )
-    from keras_vmoe import serving
+    from keras_vmoe import models, serving
 
     model = _load(source, values.capacity_factor)
     alone = serving.images_alone(model) if values.images_alone else contextlib.nullcontext()
+    pairs = isinstance(model, models.ImageTextModel)
+    write = serving.export_pairs if pairs else serving.export
     with _quiet_converters(values.debug), alone:
-        facts = serving.export(
-            model, target, file_format, batch_size, values.verify, values.overwrite
-        )
+        facts = write(model, target, file_format, batch_size, values.verify, values.overwrite)
     _report(target, facts, values.verify)
     return 0
 
@@ -133,9 +139,23 @@ def _load(source: str, capacity_factor: float | None) -> keras.Model:
     from keras_vmoe.trainers import keras_file, trained
 
     path = Path(source).expanduser()
-    model = keras_file.load(path) if path.is_file() else trained.load(path).classifier()
+    if path.is_file():
+        model = keras_file.load(path)
+    else:
+        found = trained.load(path, pairs=None)
+        pairs = found.tokenizer is not None
+        model = (
+            models.ImageTextModel(found.model, found.tokenizer.model)
+            if pairs
+            else found.classifier()
+        )
     if capacity_factor is None:
         return model
+    if isinstance(model, models.ImageTextModel):
+        raise ValueError(
+            f"--capacity_factor={capacity_factor:g} is of models of images alone; of image-text "
+            "pairs train with LIMoE.eval_capacity_factor"
+        )
     return models.with_routing(model, capacity_factor=capacity_factor)
 
 
@@ -157,18 +177,28 @@ def _quiet_converters(debug: bool) -> Iterator[None]:
             os.close(kept)
 
 
-def _report(target: str, facts: serving.Metadata, verified: bool) -> None:
-    def axes(shape: Sequence[int | None]) -> str:
-        return "[" + ", ".join("any" if n is None else str(n) for n in shape) + "]"
+def _report(target: str, facts: serving.Metadata | serving.PairMetadata, verified: bool) -> None:
+    from keras_vmoe import serving
 
     path = Path(target).expanduser()
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
+    pairs = isinstance(facts, serving.PairMetadata)
+    for one in (facts.image, facts.text) if pairs else (facts,):
+        _report_graph(one)
+    check = "gives what Keras gives" if verified else "not run beside Keras"
+    print(f"wrote    {target}: {facts.format}, {size / 1e6:,.1f} MB, {check}")
+    if pairs and facts.imports:
+        print(f"loading  needs import {', '.join(facts.imports)}")
+
+
+def _report_graph(facts: serving.Metadata) -> None:
+    def axes(shape: Sequence[int | None]) -> str:
+        return "[" + ", ".join("any" if n is None else str(n) for n in shape) + "]"
+
     values = f", {facts.value_range[0]:g} to {facts.value_range[1]:g}" if facts.value_range else ""
     classes = f", {len(facts.class_names)} classes" if facts.class_names else ""
     print(f"input    {facts.input_name} {axes(facts.input_shape)} {facts.input_dtype}{values}")
     print(f"output   {facts.output_name} {axes(facts.output_shape)}{classes}")
     if methods := sorted(set(facts.dispatch.values())):
         print(f"dispatch {', '.join(methods)} in {len(facts.dispatch)} MoE layers")
-    check = "gives what Keras gives" if verified else "not run beside Keras"
-    print(f"wrote    {target}: {facts.format}, {size / 1e6:,.1f} MB, {check}")

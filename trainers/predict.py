@@ -114,10 +114,11 @@ def _load(word: str, batch_size: int, capacity_factor: float | None) -> _Predict
             "exported model"
         )
     from keras_vmoe import serving
-    from keras_vmoe.serving.loading import exported_format
+    from keras_vmoe.serving.loading import exported_format, holds_pairs
     from keras_vmoe.trainers import trained
 
-    if exported_format(Path(word).expanduser()):
+    path = Path(word).expanduser()
+    if exported_format(path) or holds_pairs(path):
         if capacity_factor is not None:
             raise ValueError(
                 f"--capacity_factor={capacity_factor:g} cannot change {word}; give it to "

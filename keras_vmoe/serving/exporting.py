@@ -115,8 +115,8 @@ def check_arguments(model: keras.Model, file_format: str, batch_size: int | None
     )
     require(
         not isinstance(model, models.ImageTextModel),
-        "model must have one input and one output, but this one has an encoder of images and one of "
-        f"texts: use serving.export_pairs. Received: {type(model).__name__} {model.name!r}",
+        "model must have one input and one output; one of image-text pairs has two encoders, which "
+        f"serving.export_pairs writes. Received: {type(model).__name__} {model.name!r}",
     )
     check_model(model)
     refused = sorted(compute_dtypes(model) - set(_DTYPES[file_format]))

@@ -16,6 +16,7 @@ from keras_vmoe.ops.validation import require
 from keras_vmoe.serving import saved_model
 from keras_vmoe.serving.loading import MODULES, ExportedModel, load, pairs_file
 from keras_vmoe.serving.metadata import Metadata, check_size
+from keras_vmoe.text.tokenizer import import_tensorflow_text
 
 #: The endpoints, and signatures, of a SavedModel.
 ENDPOINTS = ("encode_image", "encode_text")
@@ -125,8 +126,11 @@ class ExportedPairModel:
             not isinstance(texts, str),
             f"texts must be a list of strings. Received: texts={texts!r}; write [{texts!r}]",
         )
-        empty = [i for i, one in enumerate(texts) if not one.strip()]
-        require(not empty, f"texts must not be empty. Received: texts[{empty[:1]}] without a word")
+        for place, one in enumerate(texts):
+            require(
+                len(one.strip()) > 0,
+                f"texts must not be empty. Received: texts[{place}] without a word",
+            )
         return self.text(texts if self.tokenizer is None else self.tokenizer(texts).numpy())
 
 
@@ -160,7 +164,7 @@ def load_pairs(path: str | Path) -> ExportedPairModel:
     metadata = read_metadata(path)
     if metadata.format == "saved_model":
         # The ops of the tokenizer, without which TensorFlow cannot read the graph.
-        text.tokenizer.import_tensorflow_text()
+        import_tensorflow_text()
         loaded = tf.saved_model.load(str(path))
         image, texts = (
             ExportedModel(path, facts, saved_model.endpoint(loaded, name, facts))

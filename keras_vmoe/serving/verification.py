@@ -100,9 +100,7 @@ def _verify_batch(
     )
 
 
-def _random_inputs(
-    exported: ExportedModel, size: int, random: np.random.Generator
-) -> np.ndarray:
+def _random_inputs(exported: ExportedModel, size: int, random: np.random.Generator) -> np.ndarray:
     facts = exported.metadata
     shape = (size, *(_OPEN_SIDE if axis is None else axis for axis in facts.input_shape[1:]))
     low, high = facts.value_range or (-1.0, 1.0)
