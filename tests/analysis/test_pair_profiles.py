@@ -103,7 +103,7 @@ def limoe_arguments(draw):
 
 
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
 @given(limoe_arguments(), st.builds(Counting, st.booleans(), st.booleans()))
 def test_any_limoe_counts_as_it_is_built(arguments, counting):
@@ -119,18 +119,13 @@ def test_any_limoe_counts_as_it_is_built(arguments, counting):
     ):
         alone = analysis.profile(models.LIMoE, modality=name, **counted, **arguments)
         assert alone.params == built.count_params()
+        # The graph is in an order of its own.
         rows = {row.name: row for row in graph_rows(built, counting)}
-        assert {row.name: row for row in alone.layers} | _shapeless(rows) == rows
+        assert {row.name: row for row in alone.layers} == rows
         assert alone.unit == (name or "pair")
-        assert all(row.note == "" for row in rows.values())
 
 
-def _shapeless(rows):
-    """The row of the scale: a model's outputs have other shapes with and without a bias."""
-    return {name: row for name, row in rows.items() if name == "logit_scale"}
-
-
-def test_what_is_counted_is_said(tmp_path):
+def test_what_is_counted_is_said():
     assert "FLOPs per pair (2 per MAC)" in str(analysis.profile("limoe_s32"))
     assert "FLOPs per text" in str(analysis.profile("limoe_s32", modality="text"))
     assert "FLOPs per image" in str(analysis.profile("vmoe_s32"))
@@ -143,7 +138,7 @@ def test_what_is_counted_is_said(tmp_path):
         (model.text_encoder, "text"),
     ):
         assert analysis.profile(built).unit == unit
-    with pytest.raises(ValueError, match="modality='text' for a Encoder|modality is of models"):
+    with pytest.raises(ValueError, match="Received: modality='text' for a"):
         analysis.profile(model.text_encoder, modality="text")
 
 
