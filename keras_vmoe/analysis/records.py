@@ -182,7 +182,7 @@ def _batches(images: Any) -> Iterator[Any]:
 def _run(model: keras.Model, batch: Any) -> list[RoutingCall]:
     inputs = model.inputs if getattr(model, "inputs", None) else None
     if inputs is None or len(inputs) == 1:
-        batch = _images(batch)
+        batch = _images(batch, inputs)
         _check_shape(batch, None if inputs is None else inputs[0].shape)
     elif isinstance(batch, Mapping):
         batch = _inputs(batch, inputs)
@@ -215,10 +215,11 @@ def _inputs(batch: Mapping[str, Any], inputs: list[Any]) -> Mapping[str, Any]:
     return {name: batch[name] for name in names}
 
 
-def _images(batch: Any) -> Any:
+def _images(batch: Any, inputs: list[Any] | None) -> Any:
     if not isinstance(batch, Mapping):
         return batch
-    name = next((name for name in ("image", "images") if name in batch), None)
+    names = (*(x.name for x in inputs or ()), "image", "images")
+    name = next((name for name in names if name in batch), None)
     require(
         name is not None,
         f"images must be batches of arrays or of dicts with 'image'. Received: {sorted(batch)}",

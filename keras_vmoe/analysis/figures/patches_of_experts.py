@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from keras_vmoe.analysis.records import RoutingRecord
 
-_COLUMNS, _INCHES = 8, 1.55
+# Sheets in a line and their inches, of up to eight experts and of more.
+_FEW, _MANY = (4, 2.2), (8, 1.55)
 # Of the height of a patch with its surroundings.
 _GAP = 0.08
 
@@ -59,7 +60,8 @@ def plot_patches_of_experts(
             `record.of_modality("image")`.
         path: the picture's file; the data goes beside it as CSV.
         side: a sheet has `side * side` patches.
-        context: patches around each that are drawn as well; then the patch itself is framed.
+        context: patches on each side that are drawn as well; then the patch itself is framed. At
+            the edge of an image those on the other side are more.
         value_range: the values of black and white.
 
     Returns:
@@ -92,20 +94,24 @@ def plot_patches_of_experts(
     require_positive_int("side", side)
     require(context >= 0, f"context must not be negative. Received: context={context}")
     grid = _Grid(*canvas.patch_grid(record.expert.shape[1], *images.shape[1:3]))
-    found = [_patches(record, grid, e)[: side * side] for e in range(record.num_experts)]
-    shares = record.expert_shares
+    taken = [_patches(record, grid, e) for e in range(record.num_experts)]
+    all_taken = sum(len(patches) for patches in taken)
+    require(all_taken > 0, "record must hold a patch that an expert took. Received: none")
+    found = [patches[: side * side] for patches in taken]
     tall = (images.shape[1] / grid.rows) / (images.shape[2] / grid.columns)
-    columns = min(_COLUMNS, len(found))
+    columns, inches = _FEW if len(found) <= 8 else _MANY
+    columns = min(columns, len(found))
     lines = math.ceil(len(found) / columns)
     figure = canvas.new_figure(
-        max(0.3 + _INCHES * columns, 4.5), 0.6 + (_INCHES * tall + 0.25) * lines
+        max(0.3 + inches * columns, 4.5), 0.6 + (inches * tall + 0.25) * lines
     )
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for expert, (axis, patches) in enumerate(zip(axes.flat, found, strict=False)):
         _draw(axis, images, grid, patches, (side, context), value_range)
-        axis.set_title(f"expert {expert}: {shares[expert]:.1%}", fontsize=8)
+        share = f"{len(taken[expert]) / all_taken:.1%}" if patches else "none"
+        axis.set_title(f"expert {expert}: {share}", fontsize=8)
     layer = canvas.layer_title(record.layer)
     figure.suptitle(
         f"Patches with the largest gates of each expert, {layer}\n"
@@ -127,7 +133,6 @@ def _check(images: np.ndarray, record: RoutingRecord) -> None:
         len(record.expert) == len(images),
         f"record must be of the {len(images)} images. Received: one of {len(record.expert)}",
     )
-    require(bool(record.kept.any()), "record must hold a patch that an expert took. Received: none")
 
 
 def _patches(record: RoutingRecord, grid: _Grid, expert: int) -> list[_Patch]:
@@ -153,31 +158,29 @@ def _draw(
     layout: tuple[int, int],
     value_range: tuple[float, float],
 ) -> None:
-    """Lays the patches side by side; white where there are none and beyond an image's edge."""
+    """Lays the patches side by side, white where there are none."""
     from matplotlib.patches import Rectangle
 
     side, context = layout
     height, width = images.shape[1] // grid.rows, images.shape[2] // grid.columns
-    tall, wide = height * (2 * context + 1), width * (2 * context + 1)
+    tall = min(height * (2 * context + 1), images.shape[1])
+    wide = min(width * (2 * context + 1), images.shape[2])
     gap = max(1, round(_GAP * tall))
     low, high = value_range
-    sheet = np.full((*_sheet(side, tall, wide, gap), images.shape[-1]), high, "float32")
-    margin = ((context * height,) * 2, (context * width,) * 2, (0, 0))
+    size = side * (tall + gap) - gap, side * (wide + gap) - gap
+    sheet = np.full((*size, images.shape[-1]), high, "float32")
     for place, patch in enumerate(patches):
         line, column = divmod(place, side)
         y, x = line * (tall + gap), column * (wide + gap)
-        padded = np.pad(images[patch.image], margin, constant_values=high)
-        top, left = patch.row * height, patch.column * width
-        sheet[y : y + tall, x : x + wide] = padded[top : top + tall, left : left + wide]
+        top = min(max((patch.row - context) * height, 0), images.shape[1] - tall)
+        left = min(max((patch.column - context) * width, 0), images.shape[2] - wide)
+        cut = images[patch.image, top : top + tall, left : left + wide]
+        sheet[y : y + tall, x : x + wide] = cut
         if context:
-            corner = (x + context * width - 0.5, y + context * height - 0.5)
+            corner = (x + patch.column * width - left - 0.5, y + patch.row * height - top - 0.5)
             style = {"fill": False, "edgecolor": canvas.SPARSE, "linewidth": 1.0}
             axis.add_patch(Rectangle(corner, width, height, **style))
     canvas.draw_image(axis, sheet, (low, high))
-
-
-def _sheet(side: int, tall: int, wide: int, gap: int) -> tuple[int, int]:
-    return side * (tall + gap) - gap, side * (wide + gap) - gap
 
 
 def _rows(layer: str, found: list[list[_Patch]]) -> Iterator[dict[str, Any]]:

@@ -32,7 +32,7 @@ def plot_tokens_of_experts(
     """Draws the pieces of text that the experts of a MoE layer take most: bars, a panel an expert.
 
     A bar is the piece's share of the expert's tokens. Behind it stand their number and, in
-    brackets, how many of all tokens of that piece this is: `(100%)` goes nowhere else.
+    brackets, their share of all tokens of that piece: one with `(100%)` goes nowhere else.
 
     Args:
         tokens: `[b, t]` ints, the texts.
@@ -84,17 +84,18 @@ def plot_tokens_of_experts(
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
-    for axis, expert in zip(axes.flat, shown, strict=False):
+    for place, expert in enumerate(shown):
+        axis = axes.flat[place]
         _draw(axis, by_expert[expert][:most], most)
         share = totals[expert] / sum(totals.values())
-        axis.set_title(f"expert {expert}: {share:.1%} of all tokens", fontsize=8)
-    for axis in axes[-1]:
-        axis.set_xlabel("% of the expert's tokens", fontsize=8)
+        axis.set_title(f"expert {expert}: {share:.1%} of the kept tokens", fontsize=8)
+        if place + columns >= len(shown):
+            axis.set_xlabel("% of the expert's tokens", fontsize=8)
     left_out = f" ({len(totals) - len(shown)} smaller ones left out)"
     figure.suptitle(
         f"Pieces of text that experts take most, {canvas.layer_title(record.layer)}"
         + (left_out if len(shown) < len(totals) else "")
-        + "\nbehind a bar: tokens, and how many of this piece's that is",
+        + "\nbehind a bar: its tokens (share of all tokens of that piece)",
         fontsize=10,
     )
     canvas.save(figure, path, rows)
