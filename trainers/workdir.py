@@ -72,6 +72,7 @@ class Workdir:
         self.model = self.path / "model.keras"
         self.tokenizer = self.path / "tokenizer.model"
         self.routing = self.path / "routing.png"
+        self.modalities = self.path / "modalities.png"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
