@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_vmoe import ops
+from keras_vmoe.ops import replicas
 
 
 @pytest.mark.parametrize("function", [ops.sum_over_replicas, ops.gather_from_replicas])
@@ -25,3 +26,19 @@ def test_a_strategy_of_one_replica_keeps_its_values(function):
 
     found = tf.distribute.OneDeviceStrategy("/cpu:0").run(step)
     np.testing.assert_array_equal(found.numpy(), values.numpy())
+
+
+def test_own_rows_of_replicas_with_unequal_batches(monkeypatch):
+    """The middle replica of three, whose batches have 1, 2 and 3 rows."""
+
+    class Context:
+        replica_id_in_sync_group = 1
+
+        def all_gather(self, own, axis):
+            assert (np.asarray(own).tolist(), axis) == ([1, 1], 0)
+            return np.array([0, 1, 1, 2, 2, 2])
+
+    np.testing.assert_array_equal(np.asarray(replicas.own_rows(np.ones((2, 5)))), np.eye(2))
+    monkeypatch.setattr(replicas, "_context", Context)
+    found = np.asarray(replicas.own_rows(np.ones((2, 5))))
+    np.testing.assert_array_equal(found, [[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]])
