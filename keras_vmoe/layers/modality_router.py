@@ -11,7 +11,7 @@ from keras import ops as kops
 
 from keras_vmoe import ops
 from keras_vmoe.layers.routers import LossTerms, TopKRouter
-from keras_vmoe.ops.validation import require
+from keras_vmoe.ops.validation import require, require_rank, require_same_axes
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -161,6 +161,8 @@ class ModalityRouter(TopKRouter):
             f"Received: modality=None for layer {self.name!r}",
         )
         self._require_inputs(inputs)
+        require_rank("modality", modality, 2, "[groups, tokens]")
+        require_same_axes("modality", modality, inputs)
         k = self._choices_per_token(num_selected)
         if capacity is None:
             capacity = self.capacity(inputs.shape[1], training, num_selected, capacity_factor)
