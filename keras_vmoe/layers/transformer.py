@@ -358,6 +358,11 @@ class EncoderBlock(keras.layers.Layer):
                 f"{name} cannot be changed on a block with a dense MLP. "
                 f"Received: {name}={value!r} for layer {self.name!r}",
             )
+        require(
+            self.is_sparse or modality is None,
+            f"modality is of a block with a sparse MLP; that of {self.name!r} is dense. "
+            "Leave it out",
+        )
         segments = _segments(inputs, segments, attention_masks)
 
         def forward(x: Any) -> Any:

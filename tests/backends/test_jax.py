@@ -26,6 +26,7 @@ QUICK = {
     "masked/expert_choice",
     "reference/top_k",
     "fit/remat",
+    "fit/limoe",
 }
 
 

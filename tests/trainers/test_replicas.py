@@ -79,10 +79,6 @@ def test_pairs_of_all_replicas_are_told_apart(devices, pairs_alone, tmp_path):
     found = run(devices, tmp_path, MIRRORED, TASK="pairs")
     assert len(found) == 6
     assert_same_losses(found, pairs_alone, rtol=0, atol=1e-5)
-    for row, other in zip(found[:-1], pairs_alone[:-1], strict=True):
-        for name in ("image_effective_experts", "text_effective_experts", "text_success_rate"):
-            key = f"encoder_block_0_moe/{name}"
-            assert row[key] == pytest.approx(other[key], rel=1e-4), key
 
 
 def test_a_run_on_replicas_resumes_with_its_noise(tmp_path):
