@@ -18,7 +18,9 @@ RECIPES = sorted(f"vmoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/v
 ENSEMBLES = sorted(f"e3/{path.name}" for path in gin_config.SHIPPED.glob("runs/e3/*.gin"))
 # Most start from a dense model: tests/trainers/test_upcycling_runs.py takes two steps of each.
 UPCYCLING = sorted(f"upcycling/{path.name}" for path in gin_config.SHIPPED.glob("runs/upcycling/*"))
-TWINS = RUNS + RECIPES + UPCYCLING
+# Of image-text pairs: tests/trainers/test_limoe_files.py takes two steps of some on mock data.
+LIMOE = sorted(f"limoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/limoe/*.gin"))
+TWINS = RUNS + RECIPES + UPCYCLING + LIMOE
 ALL = TWINS + ENSEMBLES
 FOLDERS = ("models", "data", "augmentation", "recipes")
 PARTS = sorted(path for folder in FOLDERS for path in gin_config.SHIPPED.glob(f"{folder}/*"))
