@@ -39,26 +39,21 @@ def routing_row(step, image, text, experts=6.0):
 
 @pytest.fixture(scope="module")
 def pairs():
-    """The held-out pairs, and what makes a model of them."""
-    run = limoe.trainings(Path(), [0], TINY, ["limoe"])[0]
-    config = configure(run)
-    return config, config.dataset()
+    return configure(limoe.trainings(Path(), [0], TINY, ["limoe"])[0]).dataset()
 
 
 @pytest.fixture(scope="module")
 def untrained(pairs, tmp_path_factory):
     """The workdir of a LIMoE that was saved before its first step."""
-    config, source = pairs
-    task = make_task(config, source)
+    task = make_task(configure(limoe.trainings(Path(), [0], TINY, ["limoe"])[0]), pairs)
     folder = tmp_path_factory.mktemp("run")
-    model = models.ImageTextModel(task.make_model(), source.tokenizer.model)
-    model.save(folder / "model.keras")
+    models.ImageTextModel(task.make_model(), pairs.tokenizer.model).save(folder / "model.keras")
     return folder
 
 
 @pytest.fixture(scope="module")
 def routed(pairs, untrained):
-    return limoe_routing.route(untrained, pairs[1].eval)
+    return limoe_routing.route(untrained, pairs.eval)
 
 
 def made_up(routed, text_neither=(0.3, 0.31, 0.32), limoe_score=(0.8, 0.81, 0.82)):
@@ -105,10 +100,9 @@ def test_the_sweep_asks_for_experts_and_trains_nothing_twice(tmp_path):
 
 
 def test_the_kinds_differ_in_what_they_are_named_after(pairs):
-    _, source = pairs
     found = {}
     for run in limoe.trainings(Path(), [0], [], KINDS):
-        model = make_task(configure(run), source).make_model()
+        model = make_task(configure(run), pairs).make_model()
         found[run.workdir.name.removesuffix("-0")] = model
     classic = ("importance", "load", "z")
     both = (*classic, "local_text", "global_text", "global_image")
@@ -172,7 +166,7 @@ def test_pairs_are_routed_as_they_lie(pairs, routed):
     assert list(routed.records) == ["encoder_block_1_moe"]
     record = routed.records["encoder_block_1_moe"]
     assert record.expert.shape == (1000, 16 + 13, 1)
-    tokens = pairs[1].tokenizer([next(iter(pairs[1].captions(pairs[1].eval)))])
+    tokens = pairs.tokenizer([next(iter(pairs.captions(pairs.eval)))])
     assert routed.tokens[0].tolist() == tokens[0].numpy().tolist()
     assert routed.piece(int(routed.tokens[0, 0])).startswith("▁")
 
