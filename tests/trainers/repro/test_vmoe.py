@@ -111,10 +111,11 @@ def test_the_table_owns_up_to_a_claim_that_fails():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one paper of: vmoe, upcycling"),
-        (["mixer"], "name one paper of: vmoe, upcycling"),
+        ([], "name one paper of: vmoe, upcycling, limoe"),
+        (["mixer"], "name one paper of: vmoe, upcycling, limoe"),
         (["vmoe", "--seeds=0"], "seeds"),
         (["vmoe", "--extra=0.5"], "--extra=0.5"),
+        (["limoe", "--extra=0.5"], "of upcycling alone"),
         (["upcycling", "--extra=0"], "--extra=0.0 is a share above 0"),
     ],
 )
