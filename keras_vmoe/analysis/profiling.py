@@ -77,7 +77,7 @@ def profile(
     >>> pair = analysis.profile("limoe_h14")
     >>> text = analysis.profile("limoe_h14", modality="text")
     >>> pair.unit, pair.params, round(text.macs / pair.macs, 3)
-    ('pair', 5553772801, 0.055)
+    ('pair', 5553772801, 0.057)
 
     Reference: Riquelme et al. 2021, arXiv 2106.05974, section 2 and tables 1 and 8.
     """

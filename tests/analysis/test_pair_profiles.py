@@ -105,7 +105,7 @@ def limoe_arguments(draw):
 @settings(
     max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
-@given(limoe_arguments(), st.builds(Counting, st.booleans(), st.booleans()))
+@given(limoe_arguments(), st.builds(Counting, st.booleans(), st.booleans(), st.none()))
 def test_any_limoe_counts_as_it_is_built(arguments, counting):
     model = models.LIMoE(**arguments)
     counted = {"training": counting.training, "whole_slots": counting.whole_slots}
