@@ -10,7 +10,7 @@ import keras
 from keras import ops as kops
 
 from keras_vmoe import ops
-from keras_vmoe.layers.routers import LossTerms, TopKRouter
+from keras_vmoe.layers.top_k_router import LossTerms, TopKRouter
 from keras_vmoe.ops.validation import require, require_rank, require_same_axes
 
 
