@@ -9,6 +9,7 @@ import os
 import sys
 import time
 
+from tests.support import garbage
 from tests.trainers.tiny import arguments
 
 # Without noise, and with capacity so scarce that the groups matter.
@@ -40,6 +41,7 @@ def main(devices: int, workdir: str, *bindings: str) -> int:
         on_step(self, step)
 
     run.Run._on_step = delayed
+    garbage.search_seldom()
     return cli.main(arguments(workdir, *BINDINGS, *bindings))
 
 
