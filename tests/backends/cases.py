@@ -20,6 +20,7 @@ from keras_vmoe import checkpoints, layers, models, ops
 from tests.layers import cases as layer_cases
 from tests.layers import harness
 from tests.models import tiny
+from tests.support import garbage
 from tests.support.golden import load
 from tests.support.gradients import layer_gradients, value_and_gradients
 from tests.support.oracles import random_gates
@@ -244,4 +245,5 @@ def compute(names: list[str] | None = None) -> Numbers:
 
 if __name__ == "__main__":
     assert keras.backend.backend() == os.environ["KERAS_BACKEND"]
+    garbage.search_seldom()
     np.savez(sys.argv[1], **compute(sys.argv[2:]))

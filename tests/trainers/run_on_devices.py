@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+from tests.support import garbage
 from tests.trainers.tiny import SHORT, TINY_LIMOE, arguments
 
 # Without noise, and with capacity so scarce that the groups matter.
@@ -53,6 +54,7 @@ def main(devices: int, workdir: str, *bindings: str) -> int:
         on_step(self, step)
 
     run.Run._on_step = delayed
+    garbage.search_seldom()
     if os.environ.get("TASK") == "pairs":
         options = {"gin_file": "runs/limoe/quickstart.gin", "tiny": TINY_LIMOE + SHORT}
         return cli.main(arguments(workdir, *PAIRS, *bindings, **options))

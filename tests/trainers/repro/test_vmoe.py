@@ -6,6 +6,7 @@ import pytest
 
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.repro import vmoe
+from tests.trainers.repro.test_upcycling import train_here
 from tests.trainers.test_gin_files import idx_folder
 
 TINY = (
@@ -28,7 +29,8 @@ def words(folder, *more):
 
 
 @pytest.mark.slow
-def test_it_trains_measures_and_judges(tmp_path, capsys):
+def test_it_trains_measures_and_judges(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(vmoe, "train_all", train_here)
     assert cli.main(words(tmp_path, "--seeds=2")) == 0
     printed = capsys.readouterr().out
     out = tmp_path / "out"
