@@ -126,7 +126,7 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
         elif isinstance(layer, layers.AttentionPooling):
             found.update(_pooling(layer))
         elif isinstance(layer, keras.layers.Dense):
-            found.update(_dense(layer.name, layer))
+            found.update(_dense(layer.name.removeprefix("text_"), layer))
     return found
 
 

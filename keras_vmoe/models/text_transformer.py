@@ -23,6 +23,8 @@ from keras_vmoe.models.vmoe import make_router, moe_mlp
 from keras_vmoe.ops.validation import require_choice
 
 POOLINGS = ("gap", "gmp", "map", "last", "first")
+# Of the names of layers, so that metrics and graphs of two towers keep them apart.
+_PREFIX = "text_"
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -156,23 +158,23 @@ def _graph(config: dict[str, Any]) -> tuple[Any, Any]:
     for i, rate in enumerate(rates):
         if i in sparse:
             router = make_router(_router_config(config))
-            mlp = moe_mlp(config, i, router, config["texts_per_group"], policy)
+            mlp = moe_mlp(config, i, router, config["texts_per_group"], policy, _PREFIX)
         else:
             mlp = dense_mlp(config, policy)
         masks = {} if mask is None else {"attention_masks": (mask,)}
         if mask is not None and i in sparse:
             masks["mask"] = mask
-        x = encoder_block(config, i, mlp, rate, policy)(x, **masks)
-    x = encoder_norm(config, policy)(x)
-    return tokens, head(_pool(x, mask, config, policy), config, policy)
+        x = encoder_block(config, i, mlp, rate, policy, _PREFIX)(x, **masks)
+    x = encoder_norm(config, policy, _PREFIX)(x)
+    return tokens, head(_pool(x, mask, config, policy), config, policy, _PREFIX)
 
 
 def _pool(x: Any, mask: Any, config: dict[str, Any], policy: Any) -> Any:
     """Tokens to one vector per text."""
     if config["pooling"] not in ("gap", "gmp"):
-        return pool(x, config, policy)
+        return pool(x, config, policy, _PREFIX)
     kind = "mean" if config["pooling"] == "gap" else "max"
-    pooling = layers.TokenPooling(kind, dtype=policy, name="pooling")
+    pooling = layers.TokenPooling(kind, dtype=policy, name=f"{_PREFIX}pooling")
     return pooling(x) if mask is None else pooling(x, token_mask=mask)
 
 

@@ -182,9 +182,15 @@ def functional_vit(
 
 
 def encoder_block(
-    config: dict[str, Any], index: int, mlp: keras.layers.Layer, depth_rate: float, policy: Any
+    config: dict[str, Any],
+    index: int,
+    mlp: keras.layers.Layer,
+    depth_rate: float,
+    policy: Any,
+    prefix: str = "",
 ) -> layers.EncoderBlock:
-    """Block `index` of an encoder, with its MLP and its rate of stochastic depth."""
+    """Block `index` of an encoder, with its MLP, its rate of stochastic depth and the prefix of its
+    name."""
     return layers.EncoderBlock(
         config["num_heads"],
         mlp,
@@ -195,14 +201,16 @@ def encoder_block(
         layer_norm_epsilon=config["layer_norm_epsilon"],
         remat=config["remat"],
         dtype=policy,
-        name=f"encoder_block_{index}",
+        name=f"{prefix}encoder_block_{index}",
     )
 
 
-def encoder_norm(config: dict[str, Any], policy: Any) -> keras.layers.LayerNormalization:
+def encoder_norm(
+    config: dict[str, Any], policy: Any, prefix: str = ""
+) -> keras.layers.LayerNormalization:
     """The layer norm behind the last block."""
     return keras.layers.LayerNormalization(
-        epsilon=config["layer_norm_epsilon"], dtype=policy, name="encoder_norm"
+        epsilon=config["layer_norm_epsilon"], dtype=policy, name=f"{prefix}encoder_norm"
     )
 
 
@@ -241,8 +249,8 @@ def embed_images(images: Any, config: dict[str, Any], policy: Any) -> Any:
     return x
 
 
-def pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
-    """Tokens to one vector per image."""
+def pool(x: Any, config: dict[str, Any], policy: Any, prefix: str = "") -> Any:
+    """Tokens to one vector per image, or text."""
     if config["pooling"] == "map":
         return layers.AttentionPooling(
             config["num_heads"],
@@ -251,10 +259,10 @@ def pool(x: Any, config: dict[str, Any], policy: Any) -> Any:
             config["activation"],
             config["layer_norm_epsilon"],
             dtype=policy,
-            name="pooling",
+            name=f"{prefix}pooling",
         )(x)
     kind = {"gap": "mean", "last": "last"}.get(config["pooling"], "first")
-    return layers.TokenPooling(kind, dtype=policy, name="pooling")(x)
+    return layers.TokenPooling(kind, dtype=policy, name=f"{prefix}pooling")(x)
 
 
 def _pre_logits(x: Any, config: dict[str, Any], policy: Any) -> Any:
@@ -267,7 +275,7 @@ def _pre_logits(x: Any, config: dict[str, Any], policy: Any) -> Any:
     )(x)
 
 
-def head(x: Any, config: dict[str, Any], policy: Any) -> Any:
+def head(x: Any, config: dict[str, Any], policy: Any, prefix: str = "") -> Any:
     """The linear head, in float32 under half precision."""
     if config["num_classes"] is None:
         return x
@@ -277,5 +285,5 @@ def head(x: Any, config: dict[str, Any], policy: Any) -> Any:
         kernel_initializer=config["head_kernel_initializer"],
         bias_initializer=keras.initializers.Constant(config["head_bias_init"]),
         dtype="float64" if policy.compute_dtype == "float64" else "float32",
-        name="head",
+        name=f"{prefix}head",
     )(x)

@@ -159,9 +159,14 @@ def functional_vmoe(config: dict[str, Any], members: Members | None = None) -> t
 
 
 def moe_mlp(
-    config: dict[str, Any], index: int, router: layers.Router, images_per_group: int, policy: Any
+    config: dict[str, Any],
+    index: int,
+    router: layers.Router,
+    images_per_group: int,
+    policy: Any,
+    prefix: str = "",
 ) -> layers.MoEMLP:
-    """The sparse MLP of block `index`."""
+    """The sparse MLP of block `index`, with the prefix of its name."""
     dropout = config["expert_dropout_rate"]
     return layers.MoEMLP(
         router,
@@ -173,7 +178,7 @@ def moe_mlp(
         dispatch=config["dispatch"],
         dispatch_dtype=config["dispatch_dtype"],
         dtype=policy,
-        name=f"encoder_block_{index}_moe",
+        name=f"{prefix}encoder_block_{index}_moe",
     )
 
 

@@ -123,6 +123,31 @@ def test_padding_changes_nothing():
     )
 
 
+@pytest.mark.parametrize("pooling", ["gap", "map"])
+def test_pairs_that_are_none_take_no_slot(pooling):
+    sparse = {"placement": (1,), "text_placement": (1,), "capacity_factor": 0.6, **SPARSE}
+    model = two_towers(pooling=pooling, text_pooling=pooling, **sparse)
+    batch = {name: array[:4] for name, array in inputs().items()}
+    real = np.array([True, False, True, True])
+    outputs = models.with_image_mask(model)({**batch, "mask": real})
+    # A group is two pairs, so that the first is routed with none.
+    alone = {name: array[:1] for name, array in batch.items()}
+    for name in ("image_embedding", "text_embedding"):
+        given = np.asarray(outputs[name])
+        np.testing.assert_allclose(given[:1], np.asarray(model(alone)[name]), atol=1e-6)
+        np.testing.assert_allclose(given[2:], np.asarray(model(batch)[name])[2:], atol=1e-6)
+
+
+def test_no_two_metrics_share_a_name():
+    model = two_towers(placement=(1,), text_placement=(1,), **SPARSE)
+    assert [layer.name for layer in models.moe_layers(model)] == [
+        "encoder_block_1_moe",
+        "text_encoder_block_1_moe",
+    ]
+    names = {id(metric): metric.name for metric in model.metrics}.values()
+    assert len(set(names)) == len(names) > 0
+
+
 def test_it_trains_and_is_saved(tmp_path):
     keras.utils.set_random_seed(0)
     model = two_towers(placement=(1,), loss="sigmoid", scale_init=5.0, bias_init=-2.0, **SPARSE)
