@@ -185,7 +185,7 @@ class JaxRun:
         count = self.config.routing_images
         if count and models.is_sparse(self.model):
             images, records = results.record_routing(
-                self.model, self._held_out_batches(), count, self._eval_batch_size
+                self.model, self.task, self._held_out_batches(), count, self._eval_batch_size
             )
             results.draw_routing(images, records, count, self.workdir)
 

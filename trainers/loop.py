@@ -132,14 +132,19 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             outputs = self.model(self.task.inputs(batch), training=True)
+            # Before the task exchanges anything between replicas, whose forward passes share the
+            # layers that keep these.
+            auxiliary = self._auxiliary()
             losses, hits = self.task.judge(batch, outputs, training=True)
-            auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
             total = tf.reduce_sum(losses) / self.batch_size
             total += auxiliary / self.strategy.num_replicas_in_sync
         gradients = tape.gradient(total, [v.value for v in variables])
         self.optimizer.apply(gradients, variables)
         self._not_finite.update_state(tf.cast(~tf.math.is_finite(total), tf.float32))
         self._update_means(losses, hits, auxiliary)
+
+    def _auxiliary(self) -> tf.Tensor:
+        return tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
 
     def train_loop_end(self) -> dict[str, float]:
         """Returns the means of the round and forgets them."""
@@ -191,8 +196,8 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         else:
             inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
             outputs = self._masked({**inputs, "mask": mask}, training=False)
+        auxiliary = self._auxiliary()
         losses, hits = self.task.judge(batch, outputs, training=False)
-        auxiliary = tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
         self._update_means(losses, hits, auxiliary, mask)
 
     def eval_end(self, *_: object) -> dict[str, float]:

@@ -15,11 +15,13 @@ from keras_vmoe.trainers.errors import UsageError
 _SYNOPSIS = "profile MODEL [NAME=VALUE]..."
 _TEXT = """
 Counts the parameters and the FLOPs of one image through a model, layer by layer, without building
-it. "activated" are the parameters that one token uses. MODEL is one of keras_vmoe.list_variants(),
-of which every argument can be overridden, or the .keras file of a saved model.
+it; of a model of images and texts (limoe_...) those of one pair. "activated" are the parameters
+that one token uses. MODEL is one of keras_vmoe.list_variants(), of which every argument can be
+overridden, or the .keras file of a saved model.
 
   keras-vmoe profile vmoe_b16 num_classes=1000 image_size=384 placement=every_2
   keras-vmoe profile vmoe_s32 num_experts=8 num_selected=1 capacity_factor=0.5 --depth=3
+  keras-vmoe profile limoe_b16 num_experts=8 --modality=text
 """
 
 
@@ -34,6 +36,13 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_boolean(
         "whole_slots", False, "Count slots as routers round them, not C.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "modality",
+        None,
+        ["image", "text"],
+        "Of a model of pairs, count one image or one text alone.",
+        flag_values=values,
     )
     return values
 
@@ -66,7 +75,11 @@ def main(argv: Sequence[str]) -> int:
     from keras_vmoe import analysis
 
     profile = analysis.profile(
-        _model(words[0]), training=values.training, whole_slots=values.whole_slots, **overrides
+        _model(words[0]),
+        training=values.training,
+        whole_slots=values.whole_slots,
+        modality=values.modality,
+        **overrides,
     )
     if values.json:
         print(json.dumps(profile.to_dict(values.depth), indent=2))

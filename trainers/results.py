@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -12,6 +12,9 @@ import tensorflow as tf
 from keras_vmoe import analysis
 from keras_vmoe.analysis import figures
 from keras_vmoe.trainers.workdir import Workdir
+
+if TYPE_CHECKING:
+    from keras_vmoe.trainers.tasks import Task
 
 # The shares under the picture are taken over this many images; a few alone would say little.
 _IMAGES_OF_SHARES = 256
@@ -28,25 +31,31 @@ def save_model(model: keras.Model, workdir: Workdir) -> None:
 
 
 def record_routing(
-    model: keras.Model, batches: tf.data.Dataset, count: int, batch_size: int
+    model: keras.Model, task: Task, batches: tf.data.Dataset, count: int, batch_size: int
 ) -> tuple[np.ndarray, dict[str, analysis.RoutingRecord]]:
     """Returns some held-out images and how each MoE layer routes them.
 
     Args:
         model: a functional model with MoE layers.
-        batches: batches of `{"image", "mask"}`.
+        task: what the model takes of a batch.
+        batches: batches with a `"mask"`.
         count: how many images a picture will show; the shares under it are taken over more.
         batch_size: how many go through the model at a time.
     """
-    images = first_images(batches, max(count, _IMAGES_OF_SHARES))
-    parts = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    examples = first_examples(batches, max(count, _IMAGES_OF_SHARES))
+    images = examples["image"]
+    parts = [
+        task.inputs({name: x[i : i + batch_size] for name, x in examples.items()})
+        for i in range(0, len(images), batch_size)
+    ]
     return images, analysis.routing_records(model, parts)
 
 
 def draw_routing(
     images: np.ndarray, records: Mapping[str, analysis.RoutingRecord], count: int, workdir: Workdir
 ) -> None:
-    """Writes `routing.png`: the expert of each patch of some images, in each MoE layer.
+    """Writes `routing.png`: the expert of each patch of some images, in each MoE layer; of
+    image-text pairs `modalities.png` too: the share of images and texts in each expert.
 
     Args:
         images: `[b, s, s, channels]` in [-1, 1].
@@ -55,13 +64,24 @@ def draw_routing(
         workdir: where to.
     """
 
-    def draw(path: Path) -> None:
-        figures.plot_routing(images, records, path, max_images=count)
+    modalities = [record.modalities for record in records.values()]
+    of_images = records
+    if any(modalities):
+        of_images = {name: record.of_modality("image") for name, record in records.items()}
+        counts = {name: analysis.modality_counts(record) for name, record in records.items()}
+        figures.plot_expert_modality(counts, workdir.modalities, modalities[0])
+    workdir.replace(
+        workdir.routing,
+        lambda path: figures.plot_routing(images, of_images, path, max_images=count),
+    )
 
-    workdir.replace(workdir.routing, draw)
 
+def first_examples(batches: tf.data.Dataset, count: int) -> dict[str, np.ndarray]:
+    """Returns the first examples of batches with a `"mask"`, padding left out, without the mask."""
 
-def first_images(batches: tf.data.Dataset, count: int) -> np.ndarray:
-    """Returns the first images of batches of `{"image", …}`, `[count, s, s, channels]`."""
-    images = batches.map(lambda batch: tf.boolean_mask(batch["image"], batch["mask"]))
-    return next(iter(images.unbatch().batch(count).as_numpy_iterator()))
+    def real(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        mask = batch.pop("mask")
+        return {name: tf.boolean_mask(value, mask) for name, value in batch.items()}
+
+    examples = batches.map(tf.autograph.experimental.do_not_convert(real)).unbatch()
+    return next(iter(examples.batch(count).as_numpy_iterator()))

@@ -22,7 +22,7 @@ Embeds the held-out images of a dataset and all their captions, and prints how o
 is among the nearest 1, 5 and 10, both ways (R@1, R@5, R@10), and the median rank. Several captions
 of an image all count; equal scores count against the model. Writes retrieval.json.
 
-  keras-vmoe retrieval --workdir=workdir/quickstart-seed0
+  keras-vmoe retrieval --workdir=workdir/limoe/quickstart-seed0
   keras-vmoe retrieval --model=model.keras --dataset=coco_captions,train,val
   keras-vmoe retrieval --model=model.keras --dataset=caption_folder:pictures
 """

@@ -250,11 +250,11 @@ class Run:
             raise self._diverged(f"{error} is not finite", self.step) from error
 
     def _show_routing(self, drawn: bool) -> None:
-        if not models.is_sparse(self.model) or isinstance(self.source, Pairs):
+        if not models.is_sparse(self.model):
             return
         count = self.config.routing_images
         images, records = results.record_routing(
-            self._model_here(), self._batches(), count, self._eval_batch_size
+            self._model_here(), self.task, self._batches(), count, self._eval_batch_size
         )
         self._summaries.expert_load(records, self.step)
         if drawn and count:

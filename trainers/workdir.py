@@ -72,6 +72,7 @@ class Workdir:
         self.model = self.path / "model.keras"
         self.tokenizer = self.path / "tokenizer.model"
         self.routing = self.path / "routing.png"
+        self.modalities = self.path / "modalities.png"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -190,5 +191,10 @@ def default_path(gin_file: str, seed: int) -> Path:
     Example:
         >>> str(default_path("runs/quickstart.gin", seed=0))
         'workdir/quickstart-seed0'
+        >>> str(default_path("runs/limoe/quickstart.gin", seed=0))
+        'workdir/limoe/quickstart-seed0'
     """
-    return Path("workdir") / f"{Path(gin_file).stem}-seed{seed}"
+    path = Path(gin_file)
+    # Run files of the same name in several families are several runs.
+    family = path.parent.parts[path.parts.index("runs") + 1 :] if "runs" in path.parts else ()
+    return Path("workdir", *family, f"{path.stem}-seed{seed}")

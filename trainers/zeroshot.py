@@ -23,7 +23,7 @@ into every template, the embeddings of these prompts are averaged, and an image 
 it is nearest to. Prints the accuracy (of more than five classes the top-5 as well); writes
 zeroshot.json, with the accuracy of each class.
 
-  keras-vmoe zeroshot --workdir=workdir/quickstart-seed0 --dataset=digits
+  keras-vmoe zeroshot --workdir=workdir/limoe/quickstart-seed0 --dataset=digits
   keras-vmoe zeroshot --model=model.keras --dataset=imagenet2012 --class_names=names.txt
   keras-vmoe zeroshot --model=model.keras --dataset=digits --templates=templates.txt
 """

@@ -5,6 +5,10 @@
 
 from keras_vmoe.analysis.layer_rows import LayerCall as LayerCall
 from keras_vmoe.analysis.layer_rows import layer_profile as layer_profile
+from keras_vmoe.analysis.modalities import effective_experts as effective_experts
+from keras_vmoe.analysis.modalities import modality_counts as modality_counts
+from keras_vmoe.analysis.modalities import modality_shares as modality_shares
+from keras_vmoe.analysis.modalities import success_rates as success_rates
 from keras_vmoe.analysis.model_rows import register_model as register_model
 from keras_vmoe.analysis.profiling import profile as profile
 from keras_vmoe.analysis.records import RoutingRecord as RoutingRecord

@@ -215,6 +215,16 @@ def _(layer: layers.PositionEmbedding, call: LayerCall) -> LayerProfile:
     return LayerProfile(layer.name, call.shape or (), count_params(layer))
 
 
+@layer_profile.register(layers.TextEmbedding)
+def _(layer: layers.TextEmbedding, call: LayerCall) -> LayerProfile:
+    return LayerProfile(layer.name, (*(call.shape or ()), layer.width), count_params(layer))
+
+
+@layer_profile.register(layers.LogitScale)
+def _(layer: layers.LogitScale, call: LayerCall) -> LayerProfile:
+    return LayerProfile(layer.name, params=count_params(layer))
+
+
 Row = Callable[[Any, LayerCall, int, int], LayerProfile]
 
 
@@ -262,7 +272,10 @@ def _encoder_block(
     layer: layers.EncoderBlock, call: LayerCall, tokens: int, width: int
 ) -> LayerProfile:
     row = call.of(layer.mlp, (tokens, width), **call.arguments)
-    return parts.encoder_block(layer.name, tokens, width, layer.num_heads, layer.qk_norm, row)
+    segments = call.arguments.get("segments")
+    return parts.encoder_block(
+        layer.name, tokens, width, layer.num_heads, layer.qk_norm, row, segments
+    )
 
 
 @_of_tokens(layers.AttentionPooling)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,7 @@ from keras_vmoe.analysis import parts
 from keras_vmoe.analysis.routing_costs import Counting, Group, router_settings, routing_cost
 from keras_vmoe.analysis.rows import LayerProfile
 from keras_vmoe.models.efficient_ensemble import vmoe_arguments
+from keras_vmoe.models.limoe import MODALITIES, evaluation_capacity_factor
 from keras_vmoe.models.placement import moe_blocks
 from keras_vmoe.models.vit import POOLINGS, Members, image_shape
 from keras_vmoe.models.vmoe import ROUTERS, images_per_group
@@ -66,6 +67,9 @@ def closed_form(
     return tuple(row for row in _MODELS[cls](values, counting) if row.counts)
 
 
+_ENCODER = ("num_layers", "width", "mlp_dim", "num_heads", "channels")
+
+
 @register_model(models.ViT)
 def _vit(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
     return _transformer(a, lambda i, t: parts.mlp("mlp", t, a.width, a.mlp_dim))
@@ -79,7 +83,9 @@ def _vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
         f"num_slots is of soft routers only. Received: router={a.router!r}",
     )
     require_positive_int("num_layers", a.num_layers)
-    return _transformer(a, _sparse_mlp(a, counting, _ROUTER_CLASSES[a.router]))
+    return _transformer(
+        a, _sparse_mlp(a, counting, _ROUTER_CLASSES[a.router], images_per_group(vars(a)))
+    )
 
 
 @register_model(models.EfficientEnsemble)
@@ -91,19 +97,67 @@ def _ensemble(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
         f"placement must name at least one sparse block. Received: placement={a.placement!r}",
     )
     as_vmoe = SimpleNamespace(**vmoe_arguments(vars(a)), num_members=a.num_members)
-    mlp = _sparse_mlp(as_vmoe, counting, layers.EnsembleTopKRouter)
+    images = images_per_group(vars(as_vmoe))
+    mlp = _sparse_mlp(as_vmoe, counting, layers.EnsembleTopKRouter, images)
     return _transformer(a, mlp, Members(a.num_members, first))
 
 
-def _sparse_mlp(a: SimpleNamespace, counting: Counting, router: type) -> Mlp:
-    """The rows of the MLPs, some of them sparse."""
+@register_model(models.LIMoE)
+def _limoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
+    """One pair, or one modality of it alone."""
+    _require_sizes(a, _ENCODER)
+    _require_sizes(a, ("vocabulary_size", "text_length", "pairs_per_group"))
+    require_choice("loss", a.loss, ("softmax", "sigmoid"))
+    modalities = MODALITIES if counting.modality is None else (counting.modality,)
+    rows, segments = [], []
+    for name in modalities:
+        embedded = _EMBEDDED[name](a)
+        segments.append(embedded[0].output_shape[0])
+        rows += embedded
+    tokens = sum(segments)
+    settings = {**vars(a), "eval_capacity_factor": evaluation_capacity_factor(vars(a))}
+    mlp = _sparse_mlp(
+        SimpleNamespace(**settings), counting, layers.ModalityRouter, a.pairs_per_group
+    )
+    sizes = (tokens, a.width, a.num_heads, a.qk_norm)
+    rows += [
+        parts.encoder_block(f"encoder_block_{i}", *sizes, mlp(i, tokens), segments)
+        for i in range(a.num_layers)
+    ]
+    rows.append(parts.layer_norm("encoder_norm", (tokens, a.width)))
+    dim = a.projection_dim or a.width
+    rows += [parts.dense(f"{name}_projection", (), a.width, dim) for name in modalities]
+    if counting.modality is None:
+        rows.append(LayerProfile("logit_scale", params=2 if a.loss == "sigmoid" else 1))
+    return rows
+
+
+def _embedded_image(a: SimpleNamespace) -> list[LayerProfile]:
+    embedding = _patch_embedding(a)
+    tokens, kind = embedding.output_shape[0], a.position_embedding
+    return [embedding, parts.position_embedding("position_embedding", kind, tokens, a.width)]
+
+
+def _embedded_text(a: SimpleNamespace) -> list[LayerProfile]:
+    length, name = a.text_length, "text_position_embedding"
+    return [
+        parts.text_embedding("text_embedding", length, a.vocabulary_size, a.width),
+        parts.position_embedding(name, "learned", length, a.width),
+    ]
+
+
+_EMBEDDED = {"image": _embedded_image, "text": _embedded_text}
+
+
+def _sparse_mlp(a: SimpleNamespace, counting: Counting, router: type, images: int) -> Mlp:
+    """The rows of the MLPs, some of them sparse; so many images are routed together."""
     sparse = moe_blocks(a.placement, a.num_layers)
     settings = router_settings(router, vars(a))
 
     def mlp(i: int, tokens: int) -> LayerProfile:
         if i not in sparse:
             return parts.mlp("mlp", tokens, a.width, a.mlp_dim)
-        group = Group(images_per_group(vars(a)), tokens, a.width)
+        group = Group(images, tokens, a.width)
         cost = routing_cost(router, settings, group, counting)
         name = f"encoder_block_{i}_moe"
         return parts.mixture(name, tokens, a.width, a.mlp_dim, a.num_experts, cost)
@@ -116,14 +170,8 @@ def _transformer(
 ) -> list[LayerProfile]:
     """The rows of a ViT whose i-th block has the MLP `mlp(i, tokens)`."""
     require_choice("pooling", a.pooling, POOLINGS)
-    for name in ("num_layers", "width", "mlp_dim", "num_heads", "channels"):
-        require_positive_int(name, getattr(a, name))
-    patch = image_shape(a.patch_size)
-    for side in patch:
-        require_positive_int("patch_size", side)
-    embedding = parts.patch_embedding(
-        "embedding", image_shape(a.image_size), patch, a.channels, a.width
-    )
+    _require_sizes(a, _ENCODER)
+    embedding = _patch_embedding(a)
     has_token = a.pooling == "token"
     t = embedding.output_shape[0] + has_token
     rows = [embedding, *([parts.class_token("class_token", t, a.width)] if has_token else [])]
@@ -140,6 +188,18 @@ def _transformer(
         pooling = parts.attention_pooling("pooling", t, a.width, a.num_heads, a.mlp_dim, a.qk_norm)
         rows.append(pooling.times(count))
     return rows + _head(a, () if members is None else (count,))
+
+
+def _require_sizes(a: SimpleNamespace, names: Sequence[str]) -> None:
+    for name in names:
+        require_positive_int(name, getattr(a, name))
+
+
+def _patch_embedding(a: SimpleNamespace) -> LayerProfile:
+    patch = image_shape(a.patch_size)
+    for side in patch:
+        require_positive_int("patch_size", side)
+    return parts.patch_embedding("embedding", image_shape(a.image_size), patch, a.channels, a.width)
 
 
 def _head(a: SimpleNamespace, shape: tuple[int, ...]) -> list[LayerProfile]:

@@ -6,6 +6,7 @@ Axis letters: t tokens per image, d width, h hidden width, e experts, k choices 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_vmoe.analysis.rows import LayerProfile
@@ -73,6 +74,11 @@ def position_embedding(name: str, kind: str, tokens: int, width: int) -> LayerPr
     return LayerProfile(name, (tokens, width), tokens * width if kind == "learned" else 0)
 
 
+def text_embedding(name: str, tokens: int, vocabulary: int, width: int) -> LayerProfile:
+    """A table with a row for each token of the vocabulary; looking up multiplies nothing."""
+    return LayerProfile(name, (tokens, width), vocabulary * width)
+
+
 def attention(
     name: str,
     tokens: int,
@@ -80,6 +86,7 @@ def attention(
     num_heads: int,
     qk_norm: bool = False,
     queries: int | None = None,
+    segments: Sequence[int] | None = None,
 ) -> LayerProfile:
     """Multi-head attention with heads that share the width: `4td^2 + 2t^2d` MACs.
 
@@ -90,6 +97,8 @@ def attention(
         num_heads: heads.
         qk_norm: layer norm on queries and keys, a scale each.
         queries: queries per image; `None` is self-attention.
+        segments: lengths of the sequences side by side that attend within themselves: `2t^2d` of
+            each; `None` is one of all tokens.
     """
     require_positive_int("num_heads", num_heads)
     require(
@@ -98,11 +107,12 @@ def attention(
     )
     queries = tokens if queries is None else queries
     projections = 2 * (queries + tokens) * width**2
+    scores = queries * tokens if segments is None else sum(length**2 for length in segments)
     return LayerProfile(
         name,
         (queries, width),
         4 * (width**2 + width) + (2 * (width // num_heads) if qk_norm else 0),
-        macs=projections + 2 * queries * tokens * width,
+        macs=projections + 2 * scores * width,
     )
 
 
@@ -144,6 +154,7 @@ def encoder_block(
     num_heads: int,
     qk_norm: bool,
     mlp_row: LayerProfile,
+    segments: Sequence[int] | None = None,
 ) -> LayerProfile:
     """A pre-norm block: norm, attention, norm, and the given row of an MLP or a mixture."""
     shape = (tokens, width)
@@ -152,7 +163,7 @@ def encoder_block(
         shape,
         [
             layer_norm("attention_norm", shape),
-            attention("attention", tokens, width, num_heads, qk_norm),
+            attention("attention", tokens, width, num_heads, qk_norm, segments=segments),
             layer_norm("mlp_norm", shape),
             mlp_row,
         ],

@@ -18,6 +18,8 @@ from keras_vmoe.ops.validation import require
 class RoutingRecord:
     """How one MoE layer routed some images; b images, t tokens each, e experts, k choices.
 
+    Of a model of images and texts b are pairs, and t the tokens of both, those of the image first.
+
     Under expert choice and soft routing every token is shown with all experts, in their order:
     k = e.
 
@@ -36,6 +38,10 @@ class RoutingRecord:
             slot, and of each slot in the token's output.
         losses: the layer's auxiliary losses, unweighted, by name, mean over all routing groups.
         slots: of each expert, in all routing groups together.
+        mask: `[b, t]` bool, the tokens that count: none of a masked image, nothing behind the end
+            of a text. `None`: all.
+        modality: `[b, t]` int, each token's place in `modalities`; `None` where there is but one.
+        modalities: the names of those that the router tells apart.
     """
 
     layer: str
@@ -49,6 +55,9 @@ class RoutingRecord:
     combine: np.ndarray | None = None
     losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
     slots: int = 0
+    mask: np.ndarray | None = None
+    modality: np.ndarray | None = None
+    modalities: tuple[str, ...] = ()
 
     @property
     def num_experts(self) -> int:
@@ -68,7 +77,36 @@ class RoutingRecord:
     def dropped(self) -> float:
         """Share of the choices that got no slot; expert choice: of tokens that nobody took."""
         kept = self.kept.any(-1) if self.router == "expert_choice" else self.kept
-        return float(1.0 - kept.mean())
+        kept = kept if self.mask is None else kept[self.mask]
+        return float(1.0 - kept.mean()) if kept.size else 0.0
+
+    def of_modality(self, name: str) -> RoutingRecord:
+        """The same of the tokens of one modality; pictures of patches are of those of the images.
+
+        Args:
+            name: one of `modalities`.
+
+        Raises:
+            ValueError: a modality that the record does not hold.
+        """
+        places = [] if self.modality is None else np.unique(self.modality[0])
+        held = [self.modalities[place] for place in places]
+        require(
+            name in held,
+            f"name must be one of the modalities of the record: {', '.join(held) or 'none'}. "
+            f"Received: {name!r}",
+        )
+        # Every pair lies in the same way.
+        own = self.modality[0] == self.modalities.index(name)
+        arrays = {field: getattr(self, field)[:, own] for field in _arrays(self)}
+        arrays["modality"] = np.zeros_like(arrays["modality"])
+        return dataclasses.replace(self, modalities=(name,), **arrays)
+
+
+def _arrays(record: RoutingRecord) -> list[str]:
+    """The names of what a record holds for each token."""
+    fields = (field.name for field in dataclasses.fields(record))
+    return [name for name in fields if isinstance(getattr(record, name), np.ndarray)]
 
 
 def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]:
@@ -81,7 +119,8 @@ def routing_records(model: keras.Model, images: Any) -> dict[str, RoutingRecord]
         model: any Keras model that holds MoE layers, at any depth.
         images: a batch, as an array or tensor `[b, height, width, channels]`; or an iterable of
             batches, such as a `tf.data.Dataset`, each an array, a dict with `"image"`, or a tuple
-            that begins with either. A model of several inputs gets its batches as they are.
+            that begins with either. A model of several inputs gets them by their names, such as
+            `{"images", "tokens"}` of `LIMoE`, and nothing else of a dict.
 
     Returns:
         Layer name to record, in the order of the calls. A name that comes again within one run
@@ -143,8 +182,10 @@ def _batches(images: Any) -> Iterator[Any]:
 def _run(model: keras.Model, batch: Any) -> list[RoutingCall]:
     inputs = model.inputs if getattr(model, "inputs", None) else None
     if inputs is None or len(inputs) == 1:
-        batch = _images(batch)
+        batch = _images(batch, inputs)
         _check_shape(batch, None if inputs is None else inputs[0].shape)
+    elif isinstance(batch, Mapping):
+        batch = _inputs(batch, inputs)
     with layers.routing_metrics(False):
         if not model.built:
             # Building calls the layers symbolically, which is no routing to record.
@@ -155,10 +196,30 @@ def _run(model: keras.Model, batch: Any) -> list[RoutingCall]:
     return calls
 
 
-def _images(batch: Any) -> Any:
+def _inputs(batch: Mapping[str, Any], inputs: list[Any]) -> Mapping[str, Any]:
+    """What the inputs of a model are named after; all of a batch that goes by other names."""
+    names = [x.name for x in inputs]
+    missing = [name for name in names if name not in batch]
+    if len(missing) == len(names):
+        return batch
+    require(
+        not missing,
+        f"images must be batches of dicts with {', '.join(map(repr, names))}. "
+        f"Received: {sorted(batch)}",
+    )
+    rows = {name: len(batch[name]) for name in names}
+    require(
+        len(set(rows.values())) == 1 and min(rows.values()) > 0,
+        f"images must be batches with as many rows, at least one, of each input. Received: {rows}",
+    )
+    return {name: batch[name] for name in names}
+
+
+def _images(batch: Any, inputs: list[Any] | None) -> Any:
     if not isinstance(batch, Mapping):
         return batch
-    name = next((name for name in ("image", "images") if name in batch), None)
+    names = (*(x.name for x in inputs or ()), "image", "images")
+    name = next((name for name in names if name in batch), None)
     require(
         name is not None,
         f"images must be batches of arrays or of dicts with 'image'. Received: {sorted(batch)}",
@@ -207,14 +268,10 @@ def _of_member(record: RoutingRecord, member: int, members: int) -> RoutingRecor
     """What one member of an ensemble did: its tokens and its experts."""
     tokens, experts = record.expert.shape[1] // members, record.num_experts // members
     own = slice(member * tokens, (member + 1) * tokens)
-    parts = {
-        field: getattr(record, field)[:, own] for field in ("expert", "weight", "kept", "slot")
-    }
-    parts["expert"] = parts["expert"] - member * experts
-    gates = record.gates[:, own, member * experts : (member + 1) * experts]
-    return dataclasses.replace(
-        record, layer=f"{record.layer}_member_{member}", gates=gates, **parts
-    )
+    arrays = {field: getattr(record, field)[:, own] for field in _arrays(record)}
+    arrays["expert"] = arrays["expert"] - member * experts
+    arrays["gates"] = arrays["gates"][..., member * experts : (member + 1) * experts]
+    return dataclasses.replace(record, layer=f"{record.layer}_member_{member}", **arrays)
 
 
 def _record(name: str, call: RoutingCall) -> RoutingRecord:
@@ -226,10 +283,16 @@ def _record(name: str, call: RoutingCall) -> RoutingRecord:
         return values.reshape(-1, length, *values.shape[2:])[:batch]
 
     router = fields.pop("router")
+    fields["mask"] = np.ones(fields["gates"].shape[:2], bool)
+    if call.mask is not None:
+        fields["mask"] = _numpy(call.mask)
+    if call.modality is not None:
+        fields["modality"] = _numpy(call.modality)
     arrays = {field: per_image(values) for field, values in fields.items()}
     losses = {term: float(_numpy(value)) for term, value in call.losses.items()}
     slots = _slots(call)
-    return RoutingRecord(layer=name, router=router, losses=losses, slots=slots, **arrays)
+    given = {"losses": losses, "slots": slots, "modalities": call.modalities}
+    return RoutingRecord(layer=name, router=router, **given, **arrays)
 
 
 def _slots(call: RoutingCall) -> int:
@@ -296,8 +359,7 @@ def _joined(records: list[RoutingRecord], groups: list[int]) -> RoutingRecord:
         return records[0]
     arrays = {
         field: np.concatenate([getattr(record, field) for record in records])
-        for field in ("expert", "weight", "kept", "slot", "gates", "dispatch", "combine")
-        if getattr(records[0], field) is not None
+        for field in _arrays(records[0])
     }
     losses = {
         term: float(np.average([record.losses[term] for record in records], weights=groups))

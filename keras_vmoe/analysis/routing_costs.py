@@ -13,16 +13,18 @@ from keras_vmoe.ops.validation import require, require_positive_int
 
 
 class Counting(NamedTuple):
-    """How capacity is counted.
+    """What is counted, and how capacity is.
 
     Attributes:
         training: take the capacity factor of training, not that of evaluation.
         whole_slots: count the slots of full groups, rounded as the router rounds them, instead of
             the capacity factor as it is given.
+        modality: of a model of images and texts, the one that is encoded alone; `None`: a pair.
     """
 
     training: bool = False
     whole_slots: bool = False
+    modality: str | None = None
 
 
 class Group(NamedTuple):
@@ -139,6 +141,19 @@ def _top_k(settings: Any, group: Group, counting: Counting) -> RoutingCost:
     require(k <= e, f"num_selected must be at most num_experts={e}. Received: num_selected={k}")
     weights = group.width * e
     return RoutingCost(weights, group.tokens * weights, _rows(settings, group, counting, k), k)
+
+
+@register_router(layers.ModalityRouter)
+def _of_modalities(settings: Any, group: Group, counting: Counting) -> RoutingCost:
+    """As top-k; but where slots are for all choices of all tokens, it is the choices that count.
+
+    Those slots say that nothing is dropped, and are nearly all empty.
+    """
+    k, cost = settings.num_selected, _top_k(settings, group, counting)
+    if counting.whole_slots or settings.expert_capacity is not None:
+        return cost
+    nothing_drops = k * capacity_factor(settings, counting.training) >= settings.num_experts
+    return cost._replace(expert_rows=group.tokens * k) if nothing_drops else cost
 
 
 @register_router(layers.EnsembleTopKRouter)

@@ -1,4 +1,7 @@
-"""What `profile` returns: a row per layer, and their sum."""
+"""What `profile` returns: a row per layer, and their sum.
+
+An image stands for what one row of the inputs is: of a model of images and texts, a pair.
+"""
 
 from __future__ import annotations
 
@@ -117,6 +120,7 @@ class Profile:
     Attributes:
         name: the model's name.
         layers: a row per layer, in the order of the computation; `.parts` of a row go deeper.
+        unit: what is counted: an `"image"`, a `"text"`, or a `"pair"` of both.
 
     Example:
 
@@ -130,6 +134,7 @@ class Profile:
 
     name: str
     layers: tuple[LayerProfile, ...]
+    unit: str = "image"
 
     @property
     def params(self) -> int:
@@ -170,7 +175,7 @@ class Profile:
         lines = [lines[0], rule, *lines[1:-1], *([rule] if rows else []), lines[-1]]
         share = self.activated_params / max(self.params, 1)
         lines.append(
-            f"{_short(self.flops)}FLOPs per image (2 per MAC); one token uses "
+            f"{_short(self.flops)}FLOPs per {self.unit} (2 per MAC); one token uses "
             f"{_short(self.activated_params)} of {_short(self.params)} parameters ({share:.1%})"
         )
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
@@ -183,6 +188,7 @@ class Profile:
         """
         values: dict[str, Any] = {
             "name": self.name,
+            "unit": self.unit,
             "params": self.params,
             "activated_params": self.activated_params,
             "macs": self.macs,

@@ -90,6 +90,9 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
     Returns:
         `{"Encoder/encoderblock_0/LayerNorm_0/scale": variable, ...}`; shapes are the reference's.
 
+    Raises:
+        ValueError: a `LIMoE`, which the reference does not have.
+
     Example:
 
     >>> from keras_vmoe import checkpoints, models
@@ -105,6 +108,11 @@ def reference_variables(model: keras.Model) -> dict[str, Any]:
     >>> tuple(checkpoints.reference_variables(model)["head/kernel"].shape)
     (16, 10)
     """
+    require(
+        not isinstance(model, models.LIMoE),
+        f"model {model.name!r} is a LIMoE, which the reference implementation does not have; save "
+        "it as .keras",
+    )
     if isinstance(model, models.TwoTower):
         return _two_towers(model)
     found: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_vmoe import layers
+from keras_vmoe import layers, models
 from keras_vmoe.checkpoints.reference import reference_variables
 from keras_vmoe.ops.validation import require
 
@@ -108,7 +108,7 @@ def transfer(
         # Read when it is assigned: a large source comes array by array from its files.
         array, shape = arrays[name], tuple(variable.shape)
         if np.shape(array) != shape and variable.path in positions:
-            theirs = _their_positions(source, arrays, np.shape(array)[1], grid)
+            theirs = _their_positions(source, arrays, np.shape(array)[1], grid, variable.path)
             array = _resized(np.asarray(array), positions[variable.path], *theirs)
             resized.append(name)
         if np.shape(array) == routers.get(variable.path):
@@ -147,10 +147,10 @@ def _arrays(source: keras.Model | Mapping[str, Any]) -> dict[str, Any]:
 def _variables(model: keras.Model, arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The model's variables, under the names that the arrays have."""
     by_path = {variable.path: variable for variable in model.weights}
+    # The reference has no LIMoE, and so no names for it.
+    theirs = {} if isinstance(model, models.LIMoE) else reference_variables(model)
     # Some names, such as those of the head, are of both kinds.
-    found = max(
-        (by_path, reference_variables(model)), key=lambda names: len(names.keys() & arrays.keys())
-    )
+    found = max((by_path, theirs), key=lambda names: len(names.keys() & arrays.keys()))
     require(
         bool(found.keys() & arrays.keys()),
         f"source must hold arrays by the names of model {model.name!r} (such as "
@@ -177,10 +177,13 @@ def _their_positions(
     arrays: Mapping[str, Any],
     tokens: int,
     grid: tuple[int, int] | None,
+    path: str,
 ) -> tuple[int, tuple[int, int]]:
     """How many tokens stand before the patches of a source, and the rows and columns of those."""
     if isinstance(source, keras.Model):
-        layer = next(iter(_positions(source).values()))
+        positions = _positions(source)
+        # A model of images and texts has positions of both.
+        layer = positions.get(path) or next(iter(positions.values()))
         return layer.num_prefix_tokens, layer.built_grid
     if any(name in arrays for name in _CLASS_TOKEN):
         prefix = 1

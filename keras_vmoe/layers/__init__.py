@@ -1,6 +1,7 @@
 """Keras layers: routers, experts, the sparse MLP and the parts of a vision transformer."""
 
 from keras_vmoe.layers import routers as routers
+from keras_vmoe.layers.attention import MultiHeadAttention as MultiHeadAttention
 from keras_vmoe.layers.contrastive import L2Normalization as L2Normalization
 from keras_vmoe.layers.contrastive import LogitScale as LogitScale
 from keras_vmoe.layers.effects import handed_noise as handed_noise
@@ -24,9 +25,8 @@ from keras_vmoe.layers.pooling import TokenPooling as TokenPooling
 from keras_vmoe.layers.router import Router as Router
 from keras_vmoe.layers.routers import ExpertChoiceRouter as ExpertChoiceRouter
 from keras_vmoe.layers.routers import SoftRouter as SoftRouter
-from keras_vmoe.layers.routers import TopKRouter as TopKRouter
 from keras_vmoe.layers.text import TextEmbedding as TextEmbedding
 from keras_vmoe.layers.text import text_mask as text_mask
+from keras_vmoe.layers.top_k_router import TopKRouter as TopKRouter
 from keras_vmoe.layers.transformer import MLP as MLP
 from keras_vmoe.layers.transformer import EncoderBlock as EncoderBlock
-from keras_vmoe.layers.transformer import MultiHeadAttention as MultiHeadAttention

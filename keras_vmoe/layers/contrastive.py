@@ -34,8 +34,9 @@ class L2Normalization(keras.layers.Layer):
 
     >>> import numpy as np
     >>> from keras_vmoe import layers
-    >>> np.asarray(layers.L2Normalization()(np.array([[3.0, 4.0]]))).round(4).tolist()
-    [[0.6, 0.8]]
+    >>> unit = layers.L2Normalization()(np.array([[3.0, 4.0]]))
+    >>> [round(float(x), 4) for x in unit[0]]
+    [0.6, 0.8]
     """
 
     def __init__(self, epsilon: float = 1e-8, **kwargs: Any) -> None:

@@ -22,8 +22,9 @@ class RoutingCall(NamedTuple):
 
     `capacity` is the slots of an expert in a full group, `group_capacity` those that each group may
     use, `[g]`, where groups are not full. Of an ensemble, `tokens_per_image` counts an image's
-    tokens in all `members`. `modality` is the modality of each token, `[g, s]`, where the router
-    tells several apart.
+    tokens in all `members`. `modality` is the modality of each token, `[g, s]`, its place in
+    `modalities`, where the router tells several apart. `mask` is which tokens count, `[g, s]`;
+    `None`: all.
     """
 
     layer: str
@@ -35,6 +36,8 @@ class RoutingCall(NamedTuple):
     group_capacity: Any = None
     members: int = 1
     modality: Any = None
+    modalities: tuple[str, ...] = ()
+    mask: Any = None
 
 
 class _State(threading.local):

@@ -8,7 +8,7 @@ import keras
 from keras import ops as kops
 
 from keras_vmoe import ops
-from keras_vmoe.layers.routers import TopKRouter
+from keras_vmoe.layers.top_k_router import TopKRouter
 from keras_vmoe.ops.validation import require, require_positive_int
 
 

@@ -10,8 +10,8 @@ import keras
 from keras import ops as kops
 
 from keras_vmoe import ops
-from keras_vmoe.layers.routers import LossTerms, TopKRouter
-from keras_vmoe.ops.validation import require
+from keras_vmoe.layers.top_k_router import LossTerms, TopKRouter
+from keras_vmoe.ops.validation import require, require_rank, require_same_axes
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -38,8 +38,8 @@ class ModalityRouter(TopKRouter):
 
     Call arguments:
         inputs: `[g, s, d]`.
-        modality: `[g, s]` ints, the modality of each token. The losses are of all groups (and,
-            under tf.distribute, all replicas) together.
+        modality: `[g, s]` ints, the modality of each token. The entropies are of all groups
+            together; under tf.distribute each replica has its own, and the losses are averaged.
         mask, noise, capacity, group_capacity, training, num_selected, capacity_factor,
             batch_priority: as in `TopKRouter`.
 
@@ -161,6 +161,8 @@ class ModalityRouter(TopKRouter):
             f"Received: modality=None for layer {self.name!r}",
         )
         self._require_inputs(inputs)
+        require_rank("modality", modality, 2, "[groups, tokens]")
+        require_same_axes("modality", modality, inputs)
         k = self._choices_per_token(num_selected)
         if capacity is None:
             capacity = self.capacity(inputs.shape[1], training, num_selected, capacity_factor)

@@ -210,6 +210,8 @@ class MoEMLP(keras.layers.Layer):
                     group_capacity,
                     self.router.num_members,
                     groups.modality,
+                    self.router.modalities,
+                    groups.mask,
                 )
             )
         self._update_metrics(plan, groups)

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from keras import ops as kops
 
-from keras_vmoe.layers.transformer import MLP, make_attention
+from keras_vmoe.layers.attention import make_attention
+from keras_vmoe.layers.transformer import MLP
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
+from keras_vmoe.layers.attention import make_attention
 from keras_vmoe.layers.moe_mlp import MoEMLP, token_mask
 from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
 
@@ -97,101 +97,6 @@ class MLP(keras.layers.Layer):
             "activation": ops.serialize_activation(self.activation),
             "dropout_rate": self.dropout_rate,
         }
-
-
-@keras.saving.register_keras_serializable(package="keras_vmoe")
-class MultiHeadAttention(keras.layers.MultiHeadAttention):
-    """Keras' multi-head attention with optional layer norm on queries and keys.
-
-    Masks that Keras attaches to tensors are of routing here (which tokens take slots), so attention
-    does not take them up; `attention_mask` is what it looks at.
-
-    Args:
-        num_heads: heads.
-        key_dim: width of a head.
-        qk_norm: normalise queries and keys, each over its head, with a learned scale.
-        layer_norm_epsilon: of those norms.
-
-    The remaining arguments, the call arguments and the output are those of
-    `keras.layers.MultiHeadAttention`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_vmoe import layers
-    >>> attention = layers.MultiHeadAttention(num_heads=2, key_dim=4, qk_norm=True)
-    >>> x = np.ones((1, 3, 8), "float32")
-    >>> tuple(attention(x, x).shape)
-    (1, 3, 8)
-
-    Reference: Dehghani et al. 2023, arXiv 2302.05442 (ViT-22B), section 2.
-    """
-
-    def __init__(
-        self,
-        num_heads: int,
-        key_dim: int,
-        qk_norm: bool = False,
-        layer_norm_epsilon: float = 1e-6,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(num_heads, key_dim, **kwargs)
-        self.qk_norm = qk_norm
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.query_norm = self._make_norm("query_norm") if qk_norm else None
-        self.key_norm = self._make_norm("key_norm") if qk_norm else None
-
-    def _make_norm(self, name: str) -> keras.layers.LayerNormalization:
-        return keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, center=False, dtype=self.dtype_policy, name=name
-        )
-
-    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
-        super().build(query_shape, value_shape, key_shape)
-        for norm in (self.query_norm, self.key_norm):
-            if norm is not None:
-                norm.build((None, None, self.num_heads, self.key_dim))
-
-    def _compute_attention_mask(self, query: Any, value: Any, **masks: Any) -> Any:
-        for name in ("query_mask", "value_mask", "key_mask"):
-            masks[name] = None
-        return super()._compute_attention_mask(query, value, **masks)
-
-    def _compute_attention(
-        self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        if self.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        return super()._compute_attention(query, key, value, *args, **kwargs)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "qk_norm": self.qk_norm,
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-        }
-
-
-def make_attention(
-    width: int, num_heads: int, qk_norm: bool, dropout_rate: float, epsilon: float, dtype: Any
-) -> MultiHeadAttention:
-    """Self-attention of a ViT: heads share the width, xavier-uniform on the `[d, d]` kernels."""
-    require(
-        width % num_heads == 0,
-        f"num_heads must divide the width. Received: num_heads={num_heads}, width={width}",
-    )
-    # Keras counts the fans of the [d, heads, head] kernels otherwise than those of [d, d].
-    limit = math.sqrt(6.0 / (2 * width))
-    return MultiHeadAttention(
-        num_heads,
-        width // num_heads,
-        qk_norm=qk_norm,
-        layer_norm_epsilon=epsilon,
-        dropout=dropout_rate,
-        kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
-        dtype=dtype,
-        name="attention",
-    )
 
 
 # The length of each segment, and which of its tokens may be attended to.
@@ -358,6 +263,11 @@ class EncoderBlock(keras.layers.Layer):
                 f"{name} cannot be changed on a block with a dense MLP. "
                 f"Received: {name}={value!r} for layer {self.name!r}",
             )
+        require(
+            self.is_sparse or modality is None,
+            f"modality is of a block with a sparse MLP; that of {self.name!r} is dense. "
+            "Leave it out",
+        )
         segments = _segments(inputs, segments, attention_masks)
 
         def forward(x: Any) -> Any:

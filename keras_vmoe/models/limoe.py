@@ -228,10 +228,29 @@ def soft_minimum_experts(config: Mapping[str, Any]) -> dict[str, float]:
     return {n: max(round(x * experts / _PAPER_EXPERTS), 1) for n, x in _PAPER_MINIMA.items()}
 
 
+def evaluation_capacity_factor(config: Mapping[str, Any]) -> float:
+    """The capacity factor when not training; `None` gives each expert a slot for every choice.
+
+    Raises:
+        ValueError: `num_selected` that is no number of choices.
+
+    Example:
+
+    >>> from keras_vmoe.models import limoe
+    >>> config = {"eval_capacity_factor": None, "num_experts": 8, "num_selected": 2}
+    >>> limoe.evaluation_capacity_factor(config)
+    4.0
+    """
+    given = config["eval_capacity_factor"]
+    if given is not None:
+        return given
+    require_sizes(config, ("num_selected",))
+    return config["num_experts"] / config["num_selected"]
+
+
 def modality_router(config: Mapping[str, Any], num_blocks: int) -> layers.ModalityRouter:
     """The router of one of a LIMoE's `num_blocks` sparse blocks."""
     weights = loss_weights(config, num_blocks)
-    evaluation = config["eval_capacity_factor"]
     return layers.ModalityRouter(
         config["num_experts"],
         MODALITIES,
@@ -241,8 +260,7 @@ def modality_router(config: Mapping[str, Any], num_blocks: int) -> layers.Modali
         soft_minimum_experts(config),
         config["balanced_importance"],
         config["capacity_factor"],
-        # As many slots as there are choices.
-        config["num_experts"] / config["num_selected"] if evaluation is None else evaluation,
+        evaluation_capacity_factor(config),
         config["capacity_rounding"],
         config["capacity_multiple_of"],
         batch_priority=config["batch_priority"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ from keras import ops as kops
 from keras_vmoe import layers, ops
 from keras_vmoe.layers import effects
 from keras_vmoe.models.base import FunctionalModel, VisionModel
-from keras_vmoe.ops.validation import require_choice
+from keras_vmoe.ops.validation import require, require_choice
 
 Graph = Callable[[], tuple[Any, Any]]
 
@@ -48,10 +48,38 @@ def pair_outputs(image: Any, text: Any, scale: Any) -> dict[str, Any]:
     return {**outputs, "logit_scale": scale}
 
 
+def _require_both(inputs: Any) -> None:
+    known = isinstance(inputs, Mapping)
+    require(
+        known and set(inputs) == {"images", "tokens"},
+        "inputs must be a dict of images and tokens, whose rows are pairs. Received: "
+        f"{sorted(inputs) if known else type(inputs).__name__}. One modality alone is for "
+        "encode_image (or image_encoder) and encode_text (or text_encoder)",
+    )
+
+
+def _require_pairs(images: Any, tokens: Any) -> None:
+    _require_int_tokens(tokens)
+    rows, others = images.shape[0], tokens.shape[0]
+    require(
+        None in (rows, others) or rows == others,
+        "images and tokens must have the same number of rows, one for each pair. "
+        f"Received: images of shape {tuple(images.shape)}, tokens of shape {tuple(tokens.shape)}",
+    )
+
+
+def _require_int_tokens(tokens: Any) -> None:
+    """Keras would round floats to integers, and say nothing."""
+    dtype = keras.backend.standardize_dtype(tokens.dtype)
+    require("int" in dtype, f"tokens must be integers. Received: tokens of dtype {dtype}")
+
+
 class Encoder(FunctionalModel):
     """One modality alone; the routing metrics of the pairs are left alone."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if self.inputs[0].name == "tokens":
+            _require_int_tokens(inputs)
         with layers.routing_metrics(False):
             return super().call(inputs, training=training, mask=mask)
 
@@ -81,6 +109,22 @@ class PairModel(VisionModel):
         """Those of the layers, and of a compiled model its accuracy among the pairs of a batch."""
         found = super().metrics
         return found if self.compiled else [m for m in found if m is not self._accuracy]
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        _require_both(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        _require_both(inputs)  # the JAX trainer comes here at once
+        _require_pairs(**inputs)
+        return super().call(inputs, training=training, mask=mask)
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.fit`, that refuses arrays which are no pairs."""
+        if isinstance(x, Mapping):
+            _require_both(x)
+            _require_pairs(**x)
+        return super().fit(x, *args, **kwargs)
 
     def _keep_encoders(self, image: Graph, text: Graph) -> None:
         self._encoders = _Untracked(image, text)
@@ -137,9 +181,11 @@ class PairModel(VisionModel):
         training: bool = True,
     ) -> Any:
         """Called by `fit` and `evaluate`: the contrastive loss and the auxiliary ones."""
+        # Before the exchange between replicas: their forward passes share the layers.
+        auxiliary = list(self.losses)
         logits, kind = ops.contrastive_outputs(y_pred)
         effects.emit_metric(self._accuracy, kops.mean(ops.contrastive_hits(logits)))
         total = kops.mean(ops.contrastive_loss(logits, kind))
-        for loss in self.losses:
+        for loss in auxiliary:
             total += kops.cast(loss, total.dtype)
         return total

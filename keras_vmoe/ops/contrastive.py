@@ -5,12 +5,13 @@ Axis letters: b pairs of this replica, n pairs of all replicas, d width of the e
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from keras import ops
 
 from keras_vmoe.ops.layout import lay_out
-from keras_vmoe.ops.replicas import gather_from_replicas
+from keras_vmoe.ops.replicas import gather_from_replicas, own_rows
 from keras_vmoe.ops.validation import require, require_choice, require_rank, require_same_axes
 
 KINDS = ("softmax", "sigmoid")
@@ -23,11 +24,13 @@ class PairLogits(NamedTuple):
         own: `[b]`, each image with its own text.
         to_texts: `[b, n]`, each image with the texts of all replicas.
         to_images: `[b, n]`, each text with the images of all replicas.
+        is_own: `[b, n]` bool, where the two above hold `own`.
     """
 
     own: Any
     to_texts: Any
     to_images: Any
+    is_own: Any
 
 
 def pair_logits(
@@ -76,7 +79,7 @@ def pair_logits(
         real = lay_out(gather_from_replicas(ops.cast(mask, "float32")))
         away = ops.expand_dims((real - 1.0) * 1e9, 0)
         to_texts, to_images = to_texts + away, to_images + away
-    return PairLogits(ops.squeeze(own, -1), to_texts, to_images)
+    return PairLogits(ops.squeeze(own, -1), to_texts, to_images, own_rows(images))
 
 
 def contrastive_loss(logits: PairLogits, kind: str = "softmax") -> Any:
@@ -103,7 +106,7 @@ def contrastive_loss(logits: PairLogits, kind: str = "softmax") -> Any:
     arXiv 2303.15343, eq. 1 (sigmoid).
     """
     require_choice("kind", kind, KINDS)
-    own, to_texts, to_images = logits
+    own, to_texts, to_images, _ = logits
     if kind == "softmax":
         both = ops.logsumexp(to_texts, axis=-1) + ops.logsumexp(to_images, axis=-1)
         return 0.5 * both - own
@@ -124,13 +127,13 @@ def contrastive_hits(logits: PairLogits) -> Any:
     >>> np.asarray(ops.contrastive_hits(ops.pair_logits(np.eye(2), np.eye(2), 1.0))).tolist()
     [1.0, 1.0]
     """
-    own = ops.expand_dims(logits.own, -1)
-    # Its own column is among them; rounding may put it on either side.
-    margin = 1e-6 * ops.maximum(ops.abs(own), 1.0)
 
     def found(row: Any) -> Any:
-        rivals = ops.sum(ops.cast(row >= own - margin, "float32"), axis=-1)
-        return ops.cast(rivals < 1.5, "float32")
+        # Not `logits.own`: an accelerator multiplies matrices less precisely than vectors.
+        own = ops.sum(ops.where(logits.is_own, row, 0.0), axis=-1, keepdims=True)
+        rivals = ops.where(logits.is_own, -math.inf, row)
+        margin = 1e-6 * ops.maximum(ops.abs(own), 1.0)
+        return ops.cast(ops.all(rivals < own - margin, axis=-1), "float32")
 
     return 0.5 * (found(logits.to_texts) + found(logits.to_images))
 

@@ -1,6 +1,7 @@
 """Entropy losses of a router that serves several modalities, each alone.
 
-They are of all groups and all replicas together: a group holds few tokens of a text.
+They are of all groups together, for a group holds few tokens of a text; under tf.distribute of
+those of one replica, so that the forward passes of replicas need no exchange.
 
 Axis letters: g groups, s tokens per group, e experts, m modalities.
 """
@@ -13,7 +14,6 @@ from typing import Any
 from keras import ops
 
 from keras_vmoe.ops.losses import safe_divide, squared_coefficient_of_variation
-from keras_vmoe.ops.replicas import sum_over_replicas
 from keras_vmoe.ops.validation import require, require_rank, require_same_axes
 
 
@@ -61,7 +61,7 @@ def _weights(gates: Any, mask: Any) -> Any:
 
 
 def mean_gates(gates: Any, mask: Any = None) -> Any:
-    """Mean gates over the tokens of all groups and replicas, `[e]`; zeros where there is no token.
+    """Mean gates over the tokens of all groups, `[e]`; zeros where there is no token.
 
     Args:
         gates: `[g, s, e]`.
@@ -82,11 +82,8 @@ def mean_gates(gates: Any, mask: Any = None) -> Any:
 
 
 def _mean(sums: Any, weights: Any) -> Any:
-    """`[n]` sums over tokens divided by the tokens, both of all replicas."""
-    totals = sum_over_replicas(
-        ops.concatenate([sums, ops.reshape(ops.sum(weights), [1])])  # one exchange for both
-    )
-    return safe_divide(totals[:-1], ops.broadcast_to(totals[-1], ops.shape(sums)))
+    """`[n]` sums over tokens divided by the tokens."""
+    return safe_divide(sums, ops.broadcast_to(ops.sum(weights), ops.shape(sums)))
 
 
 def local_entropy_loss(gates: Any, mask: Any = None) -> Any:
@@ -155,7 +152,7 @@ def global_entropy_loss(gates: Any, mask: Any = None, threshold: float | None = 
     )
     loss = ops.maximum(threshold - entropy, 0.0)
     # Without tokens there is no entropy, and nothing to ask for.
-    some = sum_over_replicas(ops.sum(_weights(gates, mask))) > 0
+    some = ops.sum(_weights(gates, mask)) > 0
     return ops.where(some, loss, ops.zeros_like(loss))
 
 

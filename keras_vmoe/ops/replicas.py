@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+from keras import ops
 
 
 def _context() -> Any | None:
@@ -19,26 +20,6 @@ def _context() -> Any | None:
 
     context = tf.distribute.get_replica_context()
     return None if context is None or context.num_replicas_in_sync == 1 else context
-
-
-def sum_over_replicas(values: Any) -> Any:
-    """The sum of a tensor over all replicas; gradients flow back to each.
-
-    Args:
-        values: a tensor of the same shape on every replica.
-
-    Returns:
-        The same tensor on every replica, shaped like `values`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_vmoe import ops
-    >>> ops.sum_over_replicas(np.ones(3)).tolist()
-    [1.0, 1.0, 1.0]
-    """
-    context = _context()
-    return values if context is None else context.all_reduce("sum", values)
 
 
 def gather_from_replicas(values: Any) -> Any:
@@ -59,3 +40,32 @@ def gather_from_replicas(values: Any) -> Any:
     """
     context = _context()
     return values if context is None else context.all_gather(values, axis=0)
+
+
+def own_rows(values: Any) -> Any:
+    """Where the rows of this replica are among those of `gather_from_replicas`.
+
+    Args:
+        values: `[b, ...]`.
+
+    Returns:
+        `[b, sum of b]` bool, one true in each row.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe.ops import replicas
+    >>> np.asarray(replicas.own_rows(np.ones((2, 3)))).tolist()
+    [[True, False], [False, True]]
+    """
+    rows = ops.arange(ops.shape(values)[0], dtype="int32")
+    context = _context()
+    if context is None:
+        places = rows
+    else:
+        replica = context.replica_id_in_sync_group
+        owners = context.all_gather(ops.zeros_like(rows) + replica, axis=0)
+        mine = ops.cast(ops.equal(owners, replica), "int32")
+        # Counted within this replica; -1 is no row.
+        places = mine * ops.cumsum(mine) - 1
+    return ops.equal(ops.expand_dims(rows, 1), ops.expand_dims(places, 0))

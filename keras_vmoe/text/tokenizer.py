@@ -162,6 +162,25 @@ class Tokenizer:
         ids = self._split(_as_tensor([text]))[0].numpy().tolist()
         return [self._processor.id_to_piece(number) for number in ids]
 
+    def piece(self, token: int) -> str:
+        """Returns the piece of a token.
+
+        Args:
+            token: its id.
+
+        Raises:
+            ValueError: an id that the vocabulary lacks.
+
+        Example:
+            >>> from keras_vmoe import text
+            >>> words = text.train_tokenizer(["a cat", "a dog"], 40)
+            >>> [words.piece(token) for token in words(["a cat"])[0, :3].numpy()]
+            ['▁a', '▁cat', '</s>']
+        """
+        if not 0 <= token < self.vocabulary_size:
+            raise ValueError(f"token={token}: expected an id of 0 to {self.vocabulary_size - 1}.")
+        return self._processor.id_to_piece(int(token))
+
     def counts(self, texts: Iterable[str]) -> TextCounts:
         """Tells how many texts are cut, made of unknown pieces alone, or empty.
 

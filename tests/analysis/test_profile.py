@@ -217,7 +217,7 @@ def check(cls, arguments, counting):
         ].shape
 
 
-COUNTINGS = st.builds(Counting, st.booleans(), st.booleans())
+COUNTINGS = st.builds(Counting, st.booleans(), st.booleans(), st.none())
 QUICK = settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )

@@ -20,6 +20,7 @@ from keras_vmoe import checkpoints, layers, models, ops
 from tests.layers import cases as layer_cases
 from tests.layers import harness
 from tests.models import tiny
+from tests.support import garbage
 from tests.support.golden import load
 from tests.support.gradients import layer_gradients, value_and_gradients
 from tests.support.oracles import random_gates
@@ -153,6 +154,21 @@ def fit(**overrides: object) -> Callable[[], Numbers]:
     return compute
 
 
+def pair_fit() -> Numbers:
+    """A LIMoE's step without random draws, and one modality alone afterwards."""
+    model = tiny.limoe(noise_std=0.0)
+    model.get_layer("logit_scale").log_scale.assign(np.log(10.0))
+    model.compile(keras.optimizers.SGD(0.05))
+    pairs = tiny.pairs(6)
+    history = model.fit(pairs, batch_size=3, shuffle=False, verbose=0).history
+    found = {f"history of {name}": np.array(values) for name, values in history.items()}
+    return {
+        **found,
+        "image": np.asarray(model.encode_image(pairs["images"])),
+        "text": model.text_encoder.predict(pairs["tokens"], verbose=0),
+    }
+
+
 def random_fit() -> Numbers:
     """With dropout, noise and recomputation: nothing leaks, nothing diverges, all is reported."""
     keras.utils.set_random_seed(0)
@@ -209,6 +225,7 @@ CASES: dict[str, Callable[[], Numbers]] = {
     "fit/top_k": fit(importance_loss_weight=0.1),
     "fit/remat": fit(remat=True),
     "fit/expert_choice": fit(router="expert_choice"),
+    "fit/limoe": pair_fit,
     "random_fit": random_fit,
     "half_precision": half_precision,
     "rewired": rewired,
@@ -228,4 +245,5 @@ def compute(names: list[str] | None = None) -> Numbers:
 
 if __name__ == "__main__":
     assert keras.backend.backend() == os.environ["KERAS_BACKEND"]
+    garbage.search_seldom()
     np.savez(sys.argv[1], **compute(sys.argv[2:]))

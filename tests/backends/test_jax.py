@@ -11,6 +11,7 @@ import pytest
 
 from tests.backends import cases
 from tests.support.golden import max_error
+from tests.support.xla import COMPILE_FAST
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.jax
@@ -26,6 +27,7 @@ QUICK = {
     "masked/expert_choice",
     "reference/top_k",
     "fit/remat",
+    "fit/limoe",
 }
 
 
@@ -37,7 +39,12 @@ def jax_numbers(tmp_path_factory, request):
     names = sorted({item.callspec.params["name"] for item in items})
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.backends.cases", str(path), *names],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": COMPILE_FAST,
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -188,3 +188,19 @@ def test_positions_of_another_width_are_among_the_problems(source):
     model = models.VMoE(image_size=48, num_classes=3, **{**SPARSE, "width": 8})
     with pytest.raises(ValueError, match="wrong shape: position_embedding/embedding is"):
         checkpoints.transfer(model, source)
+
+
+def test_positions_of_images_and_of_texts_are_resized_each_from_its_own():
+    sizes = {"num_layers": 1, "placement": (0,), "width": 8, "mlp_dim": 8, "num_heads": 2}
+    small, large = (
+        models.LIMoE.from_variant("limoe_ti8", image_size=size, text_length=length, **sizes)
+        for size, length in ((16, 4), (24, 6))
+    )
+    done = checkpoints.transfer(large, small)
+    assert set(done.resized) == {
+        "position_embedding/embedding",
+        "text_position_embedding/embedding",
+    }
+    for name in ("position_embedding", "text_position_embedding"):
+        theirs, ours = (np.asarray(m.get_layer(name).embedding) for m in (small, large))
+        np.testing.assert_allclose(ours[:, [0, -1]], theirs[:, [0, -1]])  # corners are kept

@@ -1,4 +1,4 @@
-"""What the tests of JAX meshes run in processes of their own: `python -m … NAME [WORD ...]`.
+"""What the tests of JAX meshes run in processes of their own: `python -m … 'NAME [WORD ...]' ...`.
 
 `numbers FILE.npz SIZES [DTYPE]` writes what five steps on a mesh of virtual CPUs gave, and
 `alone FILE.npz [DTYPE]` what they give without a mesh on TensorFlow; the others print.
@@ -6,6 +6,7 @@
 
 import contextlib
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from keras_vmoe import distribution, models
 from keras_vmoe.distribution.compiled import find_collectives
 from keras_vmoe.layers.experts import _Stacked
+from tests.distribution.parts import run_parts
+from tests.support import garbage
 
 SIZES = {"image_size": 16, "patch_size": 8, "width": 12, "mlp_dim": 20, "num_heads": 2}
 CLASSES, BATCH, STEPS = 3, 16, 5
@@ -147,9 +150,9 @@ def births(sizes):
     keras.utils.set_random_seed(3)
     wanted = [keras.ops.convert_to_numpy(v) for v in make_model(shared_expert_init=False).weights]
     mesh = distribution.JaxMesh.parse(sizes)
-    _Stacked.part = noted
     keras.utils.set_random_seed(3)
-    model = distribution.build_model(lambda: make_model(shared_expert_init=False), mesh)
+    with mock.patch.object(_Stacked, "part", noted):
+        model = distribution.build_model(lambda: make_model(shared_expert_init=False), mesh)
     found = [distribution.to_numpy(v, mesh) for v in model.weights]
     same = all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
     print("drawn", *drawn, same)
@@ -189,5 +192,5 @@ def fit(sizes):
 
 
 if __name__ == "__main__":
-    parts = (numbers, alone, memory, collectives, compilations, births, gathered, fit)
-    {part.__name__: part for part in parts}[sys.argv[1]](*sys.argv[2:])
+    garbage.search_seldom()
+    run_parts(globals(), sys.argv[1:])

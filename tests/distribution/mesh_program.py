@@ -1,7 +1,9 @@
-"""What the tests of meshes run in processes of their own: `python -m … NAME [WORD ...]`."""
+"""What the tests of meshes run in processes of their own: `python -m … 'NAME [WORD ...]' ...`."""
 
+import functools
 import os
 import sys
+from unittest import mock
 
 import keras
 import numpy as np
@@ -12,6 +14,8 @@ from keras_vmoe import distribution, models
 from keras_vmoe.distribution.mesh import COMBINE_ALL_REDUCES
 from keras_vmoe.layers.experts import _Stacked
 from keras_vmoe.trainers import optimizers
+from tests.distribution.parts import run_parts
+from tests.support import garbage
 
 # Sizes that differ from one another, and from the number of devices unless they are split.
 SIZES = {"image_size": 16, "patch_size": 8, "width": 12, "mlp_dim": 20, "num_heads": 2}
@@ -102,24 +106,33 @@ def largest_difference(ours, theirs):
     )
 
 
+@functools.cache
+def alone(dtype, steps, **changes):
+    """Losses of some steps on one device, and the values before and after."""
+    one = OneDevice(**changes)
+    before = one.values()
+    return [list(one.step(batch).values()) for batch in make_batches(steps)], before, one.values()
+
+
 def compare(mesh, steps=5, **changes):
     """The largest differences of losses and of values after some steps."""
-    batches, one, ours = make_batches(steps), OneDevice(**changes), OnMesh(mesh, **changes)
-    assert largest_difference(ours.values(), one.values()) == 0, "the first values differ"
-    losses = [list(side.step(batch).values()) for side in (one, ours) for batch in batches]
-    losses = np.array(losses).reshape(2, steps, 2)
-    return float(np.abs(losses[0] - losses[1]).max()), largest_difference(
-        ours.values(), one.values()
+    wanted, before, after = alone(keras.config.dtype_policy().name, steps, **changes)
+    ours = OnMesh(mesh, **changes)
+    assert largest_difference(ours.values(), before) == 0, "the first values differ"
+    losses = [list(ours.step(batch).values()) for batch in make_batches(steps)]
+    return float(np.abs(np.subtract(losses, wanted)).max()), largest_difference(
+        ours.values(), after
     )
 
 
 def equal(sizes, *words):
     changes = dict(word.split("=") for word in words)
     changes = {name: int(v) if v.isdecimal() else v for name, v in changes.items()}
-    dtype = changes.pop("dtype", "float32")
-    keras.config.set_dtype_policy(dtype)
-    in_losses, in_values = compare(distribution.Mesh.parse(sizes), **changes)
-    print("differences", in_losses, in_values)
+    keras.config.set_dtype_policy(changes.pop("dtype", "float32"))
+    try:
+        print("differences", *compare(distribution.Mesh.parse(sizes), **changes))
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 # The gradient of a key's bias is zero but for rounding, which a small epsilon would make large.
@@ -205,8 +218,8 @@ def memory(sizes):
         drawn.add(end - first)
         return part(self, shape, first, end, dtype)
 
-    _Stacked.part = noted
-    ours = OnMesh(mesh)
+    with mock.patch.object(_Stacked, "part", noted):
+        ours = OnMesh(mesh)
     print("drawn", *drawn)
     for variables in (ours.model.variables, ours.optimizer.variables):
         experts = [v for v in variables if "experts" in v.path]
@@ -280,6 +293,7 @@ def checkpoint(folder):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] != "two":
+    garbage.search_seldom()
+    if not sys.argv[1].startswith("two "):
         distribution.virtual_cpus(8)
-    globals()[sys.argv[1]](*sys.argv[2:])
+    run_parts(globals(), sys.argv[1:])

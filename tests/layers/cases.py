@@ -1,6 +1,7 @@
 """The layers that the harness runs, by the file they live in."""
 
 import keras
+import numpy as np
 
 from keras_vmoe import layers
 from tests.layers.harness import LayerCase
@@ -59,6 +60,33 @@ MEMBERS = {
     "repeat": LayerCase(layers.RepeatMembers, {"num_members": 3}, TOKENS),
     "split": LayerCase(layers.SplitMembers, {"num_members": 2}, (4, 5, 8)),
     "average": LayerCase(layers.EnsembleAverage, {"kind": "sigmoid"}, TOKENS),
+}
+# The last two tokens of each image are of its text.
+MODALITY = {"modality": np.repeat([[0, 0, 0, 1, 1]], 3, axis=0).astype("int32")}
+
+
+def modality_router(**arguments):
+    return layers.ModalityRouter(
+        **{
+            "num_experts": 4,
+            "local_entropy_loss_weights": {"text": 0.1},
+            "global_entropy_loss_weights": {"image": 0.2, "text": 0.3},
+            "soft_minimum_experts": {"image": 4},
+            **arguments,
+        }
+    )
+
+
+MODALITIES = {
+    "router": LayerCase(
+        layers.ModalityRouter, modality_router(seed=3).get_config(), TOKENS, MODALITY
+    ),
+    "moe": LayerCase(
+        layers.MoEMLP,
+        moe(modality_router(noise_std=0.0, balanced_importance=True)),
+        TOKENS,
+        MODALITY,
+    ),
 }
 EXPERTS = {
     "shared": LayerCase(layers.ExpertMLP, {"num_experts": 3, "hidden_dim": 6}, TOKENS),
@@ -156,6 +184,7 @@ EMBEDDING = {
 }
 POOLING = {
     "first": LayerCase(layers.TokenPooling, {"kind": "first"}, TOKENS),
+    "last": LayerCase(layers.TokenPooling, {"kind": "last"}, TOKENS),
     "mean": LayerCase(layers.TokenPooling, {"kind": "mean"}, TOKENS),
     "attention": LayerCase(layers.AttentionPooling, {"num_heads": 2, "mlp_dim": 6}, TOKENS),
     "attention_qk_norm": LayerCase(
@@ -169,6 +198,7 @@ ALL = {
     for room, cases in {
         "routers": ROUTERS,
         "ensemble_router": ENSEMBLE,
+        "modality_router": MODALITIES,
         "members": MEMBERS,
         "experts": EXPERTS,
         "moe_mlp": MOE_MLPS,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -13,17 +14,32 @@ from tests.support.gradients import layer_gradients
 
 
 class LayerCase(NamedTuple):
-    """A layer to check: its class, arguments and the shape of its input (batch first)."""
+    """A layer to check: its class, arguments and the shape of its input (batch first).
+
+    `also` holds arrays that its call needs besides, by the names of the arguments.
+    """
 
     layer: type[keras.layers.Layer]
     arguments: dict[str, Any]
     shape: tuple[int, ...]
+    also: Mapping[str, np.ndarray] = MappingProxyType({})
 
     def make(self, **overrides: Any) -> keras.layers.Layer:
         return self.layer(**{**self.arguments, **overrides})
 
     def inputs(self) -> np.ndarray:
         return np.random.default_rng(0).normal(size=self.shape).astype("float32")
+
+    def call(self, layer: keras.layers.Layer, **kwargs: Any) -> Any:
+        return layer(self.inputs(), **self.also, **kwargs)
+
+    def symbolic(self, batch: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """A `keras.Input` for the input and one for each further argument."""
+        also = {
+            name: keras.Input(batch_shape=(batch, *value.shape[1:]), dtype=value.dtype.name)
+            for name, value in self.also.items()
+        }
+        return keras.Input(batch_shape=(batch, *self.shape[1:])), also
 
     def built(self, **overrides: Any) -> keras.layers.Layer:
         """The layer with weights that are all different and far from zero."""
@@ -70,26 +86,28 @@ def config_round_trip(case: LayerCase) -> None:
     assert without_shapes(fresh) == without_shapes(config), "building changed the config"
     again.build(case.shape)
     again.set_weights(layer.get_weights())
-    for found, wanted in zip(flat(again(case.inputs())), flat(layer(case.inputs())), strict=True):
+    for found, wanted in zip(flat(case.call(again)), flat(case.call(layer)), strict=True):
         np.testing.assert_array_equal(np.asarray(found), np.asarray(wanted))
 
 
 def saved_model_round_trip(case: LayerCase, folder: Any) -> None:
     layer = case.built()
-    inputs = keras.Input(case.shape[1:])
-    model = keras.Model(inputs, layer(inputs))
+    inputs, also = case.symbolic()
+    model = keras.Model([inputs, *also.values()], layer(inputs, **also))
     model.save(folder / "model.keras")
     again = keras.saving.load_model(folder / "model.keras")
-    wanted, found = model(case.inputs()), again(case.inputs())
+    arrays = [case.inputs(), *case.also.values()]
+    wanted, found = model(arrays), again(arrays)
     for one, other in zip(flat(wanted), flat(found), strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
 def symbolic_shape_is_eager_shape(case: LayerCase) -> None:
     layer = case.built()
-    eager = flat(layer(case.inputs()))
+    eager = flat(case.call(layer))
     for batch in (case.shape[0], None):
-        symbolic = flat(layer(keras.Input(batch_shape=(batch, *case.shape[1:]))))
+        inputs, also = case.symbolic(batch)
+        symbolic = flat(layer(inputs, **also))
         assert len(symbolic) == len(eager)
         for one, other in zip(symbolic, eager, strict=True):
             assert len(one.shape) == len(other.shape)
@@ -105,14 +123,14 @@ def half_precision(case: LayerCase) -> None:
     assert all(w.dtype == "float32" for w in half.trainable_variables)
     for training in (False, True):
         kwargs = {"training": training} if half._call_has_training_arg else {}
-        outputs = half(case.inputs(), **kwargs)
+        outputs = case.call(half, **kwargs)
         plan = isinstance(outputs, tuple)
         for part in flat(outputs):
             dtype = keras.backend.standardize_dtype(part.dtype)
             # Routing is float32 whatever the policy.
             assert dtype == "bfloat16" if not plan else dtype in ("float32", "int32", "bool")
             assert np.isfinite(np.asarray(keras.ops.cast(part, "float32"))).all()
-    for one, other in zip(flat(half(case.inputs())), flat(layer(case.inputs())), strict=True):
+    for one, other in zip(flat(case.call(half)), flat(case.call(layer)), strict=True):
         one, other = (np.asarray(keras.ops.cast(part, "float32")) for part in (one, other))
         assert np.abs(one - other).max() < 0.05 * max(np.abs(other).max(), 1.0)
 
@@ -121,7 +139,7 @@ def every_weight_learns(case: LayerCase) -> None:
     """One step: every trainable weight has a finite gradient that is not all zero."""
     layer = case.built()
     kwargs = {"training": True} if layer._call_has_training_arg else {}
-    _, gradients, _ = layer_gradients(layer, total, case.inputs(), **kwargs)
+    _, gradients, _ = layer_gradients(layer, total, case.inputs(), **case.also, **kwargs)
     for path, gradient in gradients.items():
         assert np.isfinite(gradient).all(), path
         # A key's bias moves all logits of a query alike, which the softmax does not see.
@@ -131,7 +149,7 @@ def every_weight_learns(case: LayerCase) -> None:
 def numbers(case: LayerCase) -> dict[str, np.ndarray]:
     """Outputs and gradients, for comparison between backends."""
     layer = case.built()
-    outputs, gradients, of_inputs = layer_gradients(layer, total, case.inputs())
+    outputs, gradients, of_inputs = layer_gradients(layer, total, case.inputs(), **case.also)
     parts = {f"output {i}": np.asarray(part) for i, part in enumerate(flat(outputs))}
     ordered = {f"gradient {i}": gradient for i, gradient in enumerate(gradients.values())}
     return {**parts, **ordered, "gradient of inputs": of_inputs}

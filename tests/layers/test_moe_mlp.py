@@ -271,6 +271,23 @@ def test_nothing_but_masked_images(kind, dispatch):
         np.testing.assert_array_equal(gradient, 0)
 
 
+def test_an_unknown_batch_size_keeps_modalities_with_their_tokens():
+    import tensorflow as tf
+
+    case = cases.MODALITIES["moe"]
+    moe = case.built()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 5, 8]), tf.TensorSpec([None, 5], tf.int32)])
+    def forward(x, modality):
+        return moe(x, modality=modality), sum(moe.losses)
+
+    wanted = np.asarray(case.call(moe))
+    loss = float(sum(moe.losses))
+    found = forward(case.inputs(), case.also["modality"])
+    np.testing.assert_allclose(found[0].numpy(), wanted, atol=1e-5)
+    assert float(found[1]) == pytest.approx(loss, rel=1e-5)
+
+
 # ---------------------------------------------------------------- losses, metrics, records
 
 

@@ -14,10 +14,18 @@ def test_harness(case, check, tmp_path):
     harness.run(check, case, tmp_path)
 
 
-def test_first_and_mean():
+def test_first_last_and_mean():
     x = np.arange(12, dtype="float32").reshape(2, 3, 2)
     np.testing.assert_array_equal(np.asarray(layers.TokenPooling("first")(x)), x[:, 0])
+    np.testing.assert_array_equal(np.asarray(layers.TokenPooling("last")(x)), x[:, -1])
     np.testing.assert_allclose(np.asarray(layers.TokenPooling("mean")(x)), x.mean(1))
+
+
+def test_the_mean_is_of_the_tokens_that_count():
+    x = np.arange(18, dtype="float32").reshape(3, 3, 2)
+    mask = np.array([[True, True, False], [False, False, True], [False] * 3])
+    found = np.asarray(layers.TokenPooling("mean")(x, token_mask=mask))
+    np.testing.assert_allclose(found, [x[0, :2].mean(0), x[1, 2], [0, 0]])
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -34,7 +42,13 @@ def test_attention_pooling_is_the_formula(qk_norm):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: layers.TokenPooling("last"), "'first', 'mean'.*'last'"),
+        (lambda: layers.TokenPooling("max"), "'first', 'last', 'mean'.*'max'"),
+        (
+            lambda: layers.TokenPooling("last")(
+                np.ones((1, 2, 3)), token_mask=np.ones((1, 2), bool)
+            ),
+            "token_mask is of the mean.*'last'",
+        ),
         (lambda: layers.AttentionPooling(0, 4), "num_heads=0"),
         (lambda: layers.AttentionPooling(2, 0), "hidden_dim=0"),
         (lambda: layers.AttentionPooling(3, 4).build((None, 5, 8)), "num_heads=3, width=8"),

@@ -163,6 +163,92 @@ def test_recomputation_carries_losses_and_metrics_out():
     assert any((one != other).any() for one, other in zip(first, second, strict=True))
 
 
+# ------------------------------------------------------------- several sequences side by side
+
+LENGTHS = (3, 2)
+TEXT = np.array([[True, True], [True, False], [True, True]])
+SIDES = {"segments": LENGTHS, "attention_masks": (None, TEXT)}
+
+
+def side_block(router=None, remat=False):
+    mlp = layers.MLP(6) if router is None else layers.MoEMLP(router, 6, images_per_group=2)
+    return harness.LayerCase(
+        layers.EncoderBlock,
+        {"num_heads": 2, "mlp": cases.config(mlp), "remat": remat},
+        cases.TOKENS,
+    ).built()
+
+
+def roomy():
+    """A router that drops nothing, so that sequences cannot crowd each other out."""
+    return cases.top_k(capacity_factor=4.0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_segments_are_the_sequences_alone(sparse):
+    block = side_block(roomy() if sparse else None)
+    x = cases.TRANSFORMER["block"].inputs()
+    found = np.asarray(block(x, segments=LENGTHS))
+    parts = [np.asarray(block(part)) for part in (x[:, :3], x[:, 3:])]
+    np.testing.assert_allclose(found, np.concatenate(parts, axis=1), atol=1e-5)
+    assert np.abs(found - np.asarray(block(x))).max() > 1e-2, "they would attend to each other"
+
+
+def test_a_mask_of_attention_leaves_tokens_out():
+    """A padded text is the text without its padding, and what the padding holds is seen by none."""
+    block = side_block()
+    x = cases.TRANSFORMER["block"].inputs()
+    found = np.asarray(block(x, **SIDES))
+    short = np.asarray(block(x[1:2, 3:4]))
+    np.testing.assert_allclose(found[1:2, 3:4], short, atol=1e-5)
+    other = x.copy()
+    other[1, 4] = 100.0
+    np.testing.assert_allclose(np.asarray(block(other, **SIDES))[:, :4], found[:, :4], atol=1e-5)
+    assert np.abs(np.asarray(block(other, segments=LENGTHS))[1, 3] - found[1, 3]).max() > 1e-2
+
+
+@pytest.mark.parametrize("lengths", [None, (5,)])
+def test_one_segment_is_none(lengths):
+    block, x = side_block(), cases.TRANSFORMER["block"].inputs()
+    np.testing.assert_array_equal(np.asarray(block(x, segments=lengths)), np.asarray(block(x)))
+
+
+def test_recomputation_with_segments_and_modalities():
+    x, mask = cases.TRANSFORMER["block"].inputs(), np.concatenate([np.ones((3, 3), bool), TEXT], 1)
+    results = []
+    for remat in (False, True):
+        block = side_block(cases.modality_router(noise_std=0.0), remat)
+        y, gradients, of_x = layer_gradients(
+            block, harness.total, x, training=True, mask=mask, **SIDES, **cases.MODALITY
+        )
+        losses = [float(loss) for loss in block.losses]
+        results.append((np.asarray(y), losses, [*gradients.values(), of_x]))
+    (y, losses, gradients), (same_y, same_losses, same_gradients) = results
+    assert len(losses) == 4
+    np.testing.assert_allclose(same_y, y, atol=1e-6)
+    assert same_losses == pytest.approx(losses, rel=1e-6)
+    for one, other in zip(gradients, same_gradients, strict=True):
+        assert max_error(other, one) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: side_block()(x, segments=(3, 3)), r"sum to the 5 tokens.*segments=(3, 3)"),
+        (
+            lambda x: side_block()(x, segments=LENGTHS, attention_masks=(None,)),
+            "each of the 2 segments. Received: 1",
+        ),
+        (lambda x: side_block(roomy())(x, **cases.MODALITY), "modality is of a ModalityRouter"),
+        (lambda x: side_block(cases.modality_router())(x), "modality must tell"),
+        (lambda x: side_block()(x, **cases.MODALITY), "modality"),
+    ],
+)
+def test_bad_segments_are_named(call, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        call(cases.TRANSFORMER["block"].inputs())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -98,6 +98,11 @@ def test_gradients_of_the_reference(reference):
             assert max_error(ours, gradient) < 1e-4, name
 
 
+def test_one_tower_has_no_names_there():
+    with pytest.raises(ValueError, match="the reference implementation does not have"):
+        checkpoints.reference_variables(models.LIMoE.from_variant("limoe_ti8"))
+
+
 def test_towers_share_nothing_and_are_alike_by_default():
     model = two_towers()
     tokens = np.array([[4, 7, 1, 1, 1, 1, 1, 1]] * 2, "int32")

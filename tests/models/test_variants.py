@@ -1,5 +1,6 @@
 """The table of presets."""
 
+import keras
 import pytest
 
 import keras_vmoe
@@ -24,10 +25,17 @@ def test_every_preset_builds_with_overrides(name):
     overrides = dict(TINY)
     if not name.startswith("vit_"):
         overrides.update(placement="final_1", num_experts=2)
+    shape = (None, 2, 3) if name.startswith("eee_") else (None, 3)
+    if name.startswith("limoe_"):
+        del overrides["num_classes"]
+        overrides["vocabulary_size"] = 5
+        embedding = (None, overrides["width"])
+        shape = dict.fromkeys(("image_embedding", "text_embedding"), embedding)
+        shape["logit_scale"] = (None,)
     with unallocated():
         model = models.from_variant(name, **overrides)
     assert model.name == name
-    assert model.output_shape == ((None, 2, 3) if name.startswith("eee_") else (None, 3))
+    assert keras.tree.map_structure(lambda x: x.shape, model.output) == shape
     cls, preset = variants.variant(name)
     assert type(model) is cls
     for argument, value in {**preset, **overrides}.items():
@@ -50,6 +58,9 @@ ROWS = {
     "vit_s16": DEIT_S,
     "softmoe_s16": DEIT_S,
     "softmoe_s14": DEIT_S,
+    **{f"limoe_{size}": SIZES[size] for size in ("b32", "b16", "l16", "h14")},
+    "limoe_s32": VMOE_S,
+    "limoe_s16": VMOE_S,
     "vmoe_s32": VMOE_S,
     "vmoe_s16": VMOE_S,
     "vmoe_15b": (48, 1408, 6400, 16),
@@ -103,6 +114,16 @@ def test_parameters_of_the_paper(name, overrides, wanted):
 
 
 @pytest.mark.parametrize(
+    ("name", "per_token", "wanted"),
+    [("limoe_b16", 111.6, 0.990), ("limoe_h14", 675.0, 5.554)],
+)
+def test_parameters_of_limoe(name, per_token, wanted):
+    """Billions in all; millions that a token meets, routers aside: those of a dense tower."""
+    assert count(name) / 1e9 == pytest.approx(wanted, abs=5e-4)
+    assert count(name, placement="none") / 1e6 == pytest.approx(per_token, abs=0.1)
+
+
+@pytest.mark.parametrize(
     ("name", "placement", "wanted"),
     [
         ("vmoe_s32", "last_2", 166.680),
@@ -120,6 +141,19 @@ def test_classes_build_their_own_presets():
     model = models.VMoE.from_variant("vmoe_s32", **TINY, num_experts=2, num_selected=1)
     assert isinstance(model, models.VMoE)
     assert isinstance(models.ViT.from_variant("vit_b16", **TINY), models.ViT)
+
+
+def test_names_of_the_papers():
+    for cls, short, name in (
+        (models.ViT, "B/16", "vit_b16"),
+        (models.VMoE, "S/32", "vmoe_s32"),
+        (models.LIMoE, "H/14", "limoe_h14"),
+    ):
+        _, preset = variants.variant(name)
+        assert variants.variant_arguments(short, cls, {}) == {**preset, "name": name}
+    assert models.ViT.from_variant("Ti/16", **TINY).name == "vit_ti16"
+    with pytest.raises(ValueError, match="vit_b16.*Received: variant='vit_b15'"):
+        models.ViT.from_variant("B/15")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ ARGUMENTS = {
 }
 
 
+# Arguments that models of pairs do not have.
+HEAD = ("num_classes", "head_kernel_initializer")
+
+
 def vit(**overrides: Any) -> models.ViT:
     return models.ViT(**{**ARGUMENTS, **overrides})
 
@@ -51,3 +55,36 @@ def spread(model: Any) -> None:
 def images(count: int, seed: int = 0, side: int = 16) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return rng.uniform(-1, 1, (count, side, side, 3)).astype("float32")
+
+
+VOCABULARY, TEXT_LENGTH = 11, 5
+
+
+def limoe(**overrides: Any) -> models.LIMoE:
+    """A sparse block of four experts for images of four patches and texts of five tokens."""
+    arguments = {
+        **{
+            n: v
+            for n, v in ARGUMENTS.items()
+            if n not in ("num_classes", "head_kernel_initializer")
+        },
+        "vocabulary_size": VOCABULARY,
+        "text_length": TEXT_LENGTH,
+        "placement": (1,),
+        "num_experts": 4,
+        "pairs_per_group": 3,
+        "capacity_multiple_of": 1,
+        **overrides,
+    }
+    model = models.LIMoE(**arguments)
+    spread(model)
+    return model
+
+
+def pairs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Images, and texts of one token or more that end with a 1."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(2, VOCABULARY, (count, TEXT_LENGTH))
+    lengths = rng.integers(1, TEXT_LENGTH + 1, count)
+    tokens[np.arange(TEXT_LENGTH) >= lengths[:, None]] = 1
+    return {"images": images(count, seed), "tokens": tokens.astype("int32")}

@@ -46,6 +46,16 @@ def test_full_groups_need_no_mask():
     assert groups.images is None
 
 
+@pytest.mark.parametrize("batch", [1, 4, 5])
+def test_modalities_go_with_their_tokens(batch):
+    modality = np.random.default_rng(0).integers(0, 3, (batch, 4))
+    tokens = modality[..., None].astype("float32")
+    groups = group_images(tokens, 2, modality=modality)
+    assert groups.modality.shape == groups.tokens.shape[:2]
+    np.testing.assert_array_equal(np.asarray(groups.modality), np.asarray(groups.tokens)[..., 0])
+    assert group_images(tokens, 2).modality is None
+
+
 @pytest.mark.parametrize("per_group", [1, 3])
 def test_unknown_batch(per_group):
     import tensorflow as tf
@@ -73,6 +83,7 @@ def test_unknown_batch(per_group):
         (np.zeros((2, 3, 1)), (2, np.ones((2, 3, 1), bool)), "mask must have shape"),
         (np.zeros((2, 3, 1)), (2, np.ones(3, bool)), r"mask.*\(3,\)"),
         (np.zeros((2, 3, 1)), (2, np.ones((2, 1), bool)), r"mask.*\(2, 1\)"),
+        (np.zeros((2, 3, 1)), (2, None, np.zeros((2, 4))), r"modality.*\(2, 4\)"),
     ],
 )
 def test_bad_input_is_named(tokens, arguments, message):

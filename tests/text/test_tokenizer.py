@@ -80,6 +80,14 @@ def test_pieces_are_not_cut(tokenizer):
     assert tokenizer.tokens("") == []
 
 
+def test_a_token_has_a_piece(tokenizer):
+    row = tokenizer(["a red cat"]).numpy()[0]
+    assert [tokenizer.piece(token) for token in row[:4]] == ["▁a", "▁red", "▁cat", "</s>"]
+    for token in (-1, tokenizer.vocabulary_size):
+        with pytest.raises(ValueError, match=f"token={token}"):
+            tokenizer.piece(token)
+
+
 def test_files_round_trip(tokenizer, tmp_path):
     path = tmp_path / "made" / "words.model"
     tokenizer.save(path)

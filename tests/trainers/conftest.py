@@ -11,7 +11,7 @@ from tests.trainers.tiny import TINY_VIT, train
 def finished_run(tmp_path_factory):
     """The workdir of a tiny V-MoE after 6 steps on digits; not to be written to."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    assert train(workdir, "train.checkpoint_every=4", "train.routing_images=0") == 0
+    assert train(workdir, "train.checkpoint_every=4") == 0
     return workdir
 
 

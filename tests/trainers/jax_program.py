@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_vmoe import distribution
 from keras_vmoe.trainers import cli, jax_run, run
+from tests.support import garbage
 from tests.trainers.tiny import arguments
 
 # Without noise: the backends draw other numbers. Slots are scarce, so that the groups matter.
@@ -41,6 +42,7 @@ def with_drawn_weights(build):
 
 
 def main(workdir, *words):
+    garbage.search_seldom()
     for maker in (run.Run, jax_run.JaxRun):
         maker._build = with_drawn_weights(maker._build)
     bindings = [word for word in words if word[:2] != "--"]

@@ -171,6 +171,14 @@ def test_profile_counts_capacity_as_asked(capsys):
     assert macs() == macs(override, "--training") < macs("--whole_slots") < macs(override)
 
 
+def test_profile_counts_a_pair_or_one_modality(capsys):
+    words = ["profile", "limoe_s32", "num_experts=8", "--depth=0"]
+    assert cli.main(words) == 0
+    assert "FLOPs per pair" in capsys.readouterr().out
+    assert cli.main([*words, "--modality=text"]) == 0
+    assert "FLOPs per text" in capsys.readouterr().out
+
+
 def test_profile_reads_saved_models(capsys, tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.save(tmp_path / "model.keras")

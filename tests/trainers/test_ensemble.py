@@ -11,7 +11,7 @@ from keras_vmoe import ops
 from keras_vmoe.trainers import cli, trained
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.trainers import test_on_jax
-from tests.trainers.tiny import SHORT, TINY_ENSEMBLE, train
+from tests.trainers.tiny import PICTURE, SHORT, TINY_ENSEMBLE, train
 
 GIN_FILE = "runs/e3/digits.gin"
 
@@ -20,7 +20,7 @@ GIN_FILE = "runs/e3/digits.gin"
 def run(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp(request.param) / "run"
     words = (f"train.loss='{request.param}'", "train.label_smoothing=0.1")
-    assert train(workdir, *words, gin_file=GIN_FILE, tiny=TINY_ENSEMBLE + SHORT) == 0
+    assert train(workdir, *words, PICTURE, gin_file=GIN_FILE, tiny=TINY_ENSEMBLE + SHORT) == 0
     return workdir
 
 
@@ -99,7 +99,7 @@ def test_it_goes_on_where_it_stopped(tmp_path):
 @pytest.mark.jax
 @pytest.mark.multi_device
 def test_on_jax_it_is_the_run_on_tensorflow(tmp_path):
-    words = ["train.model=@EfficientEnsemble", *TINY_ENSEMBLE]
+    words = ["train.model=@EfficientEnsemble", *TINY_ENSEMBLE, PICTURE]
     words += ["EfficientEnsemble.noise_std=0.0", "EfficientEnsemble.images_per_group=4"]
     words += ["EfficientEnsemble.patch_size=8", "EfficientEnsemble.capacity_factor=0.9"]
     runs = {"jax": (), "tensorflow": (), "mesh": ("--mesh=batch:2,expert:2",)}

@@ -12,7 +12,7 @@ from tests.trainers.tiny import arguments, train
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained")
-    assert train(workdir, "train.steps=2", "train.routing_images=0") == 0
+    assert train(workdir, "train.steps=2") == 0
     return workdir
 
 
@@ -50,7 +50,7 @@ def test_a_run_starts_from_the_weights_of_another(trained, tmp_path, capsys):
 def test_the_flag_is_the_binding(trained, tmp_path):
     from keras_vmoe.trainers import cli
 
-    words = [*arguments(tmp_path, "train.steps=1", "train.routing_images=0")]
+    words = [*arguments(tmp_path, "train.steps=1")]
     assert cli.main([*words, f"--init_from={trained / 'model.keras'}"]) == 0
     assert f"train.init_from = '{trained / 'model.keras'}'" in (tmp_path / "config.gin").read_text()
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_in_the_format_of_the_released_ones(trained, tmp_path):
 
 def test_a_dense_run_is_upcycled(tmp_path, capsys):
     dense, sparse = tmp_path / "dense", tmp_path / "sparse"
-    still = ("train.optimizer=@sgd", "sgd.learning_rate=1e-30", "train.routing_images=0")
+    still = ("train.optimizer=@sgd", "sgd.learning_rate=1e-30")
     still += ("VMoE.head_kernel_initializer='glorot_uniform'",)
     assert train(dense, "train.steps=1", "VMoE.placement='none'", *still) == 0
     roomy = ("VMoE.renormalise_gates=True", "VMoE.capacity_factor=8.0", "train.keep_head=True")

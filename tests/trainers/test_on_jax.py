@@ -17,20 +17,22 @@ from keras_vmoe import models
 from keras_vmoe.trainers import cli, jax_run
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from keras_vmoe.trainers.workdir import Workdir
-from tests.trainers.tiny import arguments
+from tests.support.xla import COMPILE_FAST
+from tests.trainers.tiny import PICTURE, arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def environment(backend):
+def environment(backend, devices=None):
     names = {"KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return {**os.environ, **names}
+    cut = "" if devices is None else f" --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, **names, "XLA_FLAGS": COMPILE_FAST + cut}
 
 
-def run(workdir, *words, backend="jax"):
+def run(workdir, *words, backend="jax", devices=None):
     return subprocess.run(
         [*(sys.executable, "-W", "ignore", "-m"), "tests.trainers.jax_program", workdir, *words],
-        env=environment(backend),
+        env=environment(backend, devices),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -43,7 +45,7 @@ def run(workdir, *words, backend="jax"):
 def finished(tmp_path_factory):
     """The workdir of a run on one JAX device."""
     workdir = tmp_path_factory.mktemp("jax") / "run"
-    done = run(workdir)
+    done = run(workdir, PICTURE)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "a run that is interrupted cannot go on" in done.stdout
     assert "wrote    config.gin, metrics.jsonl, model.keras, routing.png" in done.stdout
@@ -91,10 +93,9 @@ def test_a_dense_model_is_split_by_its_images_alone(tmp_path):
 @pytest.mark.jax
 @pytest.mark.multi_device
 @pytest.mark.parametrize("words", [["--mesh=batch:2,expert:2"], []])
-def test_on_four_devices_it_is_the_run_of_one(finished, tmp_path, monkeypatch, words):
-    if not words:  # a mesh that is asked for makes its CPUs itself
-        monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-    done = run(tmp_path / "run", *words)
+def test_on_four_devices_it_is_the_run_of_one(finished, tmp_path, words):
+    # A mesh that is asked for makes its CPUs itself.
+    done = run(tmp_path / "run", *words, PICTURE, devices=None if words else 4)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"JaxMesh(batch={'2, expert=2' if words else '4, expert=1'})" in done.stdout
     assert_same_rows(tmp_path / "run", finished)

@@ -9,7 +9,7 @@ import pytest
 
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.metrics_log import MetricsLog
-from tests.trainers.tiny import arguments, train
+from tests.trainers.tiny import PICTURE, arguments, train
 
 
 def run(workdir, *bindings, flags=()):
@@ -42,7 +42,7 @@ def test_a_run_that_changes_its_mesh_is_the_run_of_one_device(tmp_path):
     head = "VMoE.head_kernel_initializer='glorot_uniform'"
     run(wanted, rate, head)
     for steps, flags in ((2, ["--mesh=batch:2,expert:2"]), (4, ["--mesh=expert:2"]), (6, [])):
-        done = run(found, rate, head, f"train.steps={steps}", flags=flags)
+        done = run(found, rate, head, PICTURE, f"train.steps={steps}", flags=flags)
         devices = next(line for line in done.stdout.splitlines() if line.startswith("devices  "))
         if flags:
             assert devices.startswith("devices  Mesh(")

@@ -23,3 +23,19 @@ def test_the_quickstart_learns_digits_with_all_its_experts(tmp_path):
     for record in records.values():
         assert record.num_experts >= 8
         assert np.min(record.expert_shares) > 0.02
+
+
+@pytest.mark.slow
+def test_a_quarter_of_limoes_quickstart_learns_which_caption_is_whose(tmp_path):
+    # The whole of it takes five minutes; its header says what it reaches.
+    bindings = ("train.steps=200", "train.eval_every=None", "cosine.warmup_steps=50")
+    words = [f"--gin_bindings={binding}" for binding in bindings]
+    run = ["train", "--gin_file=runs/limoe/quickstart.gin", f"--workdir={tmp_path}", *words]
+    assert cli.main(run) == 0
+    last = MetricsLog(tmp_path / "metrics.jsonl").rows()[-1]
+    assert last["split"] == "eval"
+    assert last["zeroshot/digits"] >= 0.4  # chance 0.1
+    for way in ("image_to_text", "text_to_image"):
+        assert last[f"retrieval/{way}@1"] >= 0.04  # chance 0.001
+    for modality in ("image", "text"):
+        assert last[f"encoder_block_3_moe/{modality}_effective_experts"] >= 4

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from keras_vmoe.trainers.metrics_log import MetricsLog
+from tests.trainers.tiny import PICTURE
 
 pytestmark = pytest.mark.multi_device
 
@@ -63,7 +64,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("devices", [2, 4])
 def test_replicas_take_the_steps_of_one_device(devices, alone, tmp_path):
-    found = run(devices, tmp_path, MIRRORED)
+    found = run(devices, tmp_path, MIRRORED, PICTURE)
     assert len(found) == 6
     assert_same_losses(found, alone, rtol=0, atol=1e-5)
 
@@ -79,10 +80,6 @@ def test_pairs_of_all_replicas_are_told_apart(devices, pairs_alone, tmp_path):
     found = run(devices, tmp_path, MIRRORED, TASK="pairs")
     assert len(found) == 6
     assert_same_losses(found, pairs_alone, rtol=0, atol=1e-5)
-    for row, other in zip(found[:-1], pairs_alone[:-1], strict=True):
-        for name in ("image_effective_experts", "text_effective_experts", "text_success_rate"):
-            key = f"encoder_block_0_moe/{name}"
-            assert row[key] == pytest.approx(other[key], rel=1e-4), key
 
 
 def test_a_run_on_replicas_resumes_with_its_noise(tmp_path):
@@ -181,19 +178,19 @@ def ends(processes):
 
 
 def test_two_processes_take_the_steps_of_one(alone, tmp_path):
-    codes, errors = ends(cluster(tmp_path))
+    codes, errors = ends(cluster(tmp_path, PICTURE))
     assert codes == [0, 0], errors
     assert_same_losses(rows(tmp_path), alone, rtol=0, atol=1e-5)
     assert (tmp_path / "model.keras").exists()
 
 
 def test_a_slow_worker_is_waited_for(alone, tmp_path):
-    codes, errors = ends(cluster(tmp_path, of_last={"SECONDS_A_STEP": "4"}))
+    codes, errors = ends(cluster(tmp_path, of_last={"SECONDS_A_STEP": "2"}))
     assert codes == [0, 0], errors
     found = rows(tmp_path)
     assert_same_losses(found, alone, rtol=0, atol=1e-5)
     # The chief did wait: of the rows after the first, whose step is traced, none is quick.
-    assert all(row["images_per_second"] < 16 / 3 for row in found[1:] if row["split"] == "train")
+    assert all(row["images_per_second"] < 16 / 1.5 for row in found[1:] if row["split"] == "train")
 
 
 def test_when_one_of_two_processes_is_killed_the_other_stops_and_both_resume(tmp_path):

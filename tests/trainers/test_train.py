@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_vmoe.models import moe_layers
 from keras_vmoe.trainers import optimizers, run, stopping
 from keras_vmoe.trainers.metrics_log import MetricsLog
-from tests.trainers.tiny import train
+from tests.trainers.tiny import PICTURE, train
 
 MEASURES = {"loss", "accuracy", "auxiliary_loss", "images_per_second"}
 ROUTING = {"expert_load_min", "expert_load_max", "dropped", "confidence", "entropy"}
@@ -31,7 +31,7 @@ def losses(workdir):
 def trained(tmp_path_factory):
     """A whole tiny run of 6 steps, evaluated at 4 and 6."""
     workdir = tmp_path_factory.mktemp("trained")
-    assert train(workdir, "train.checkpoint_every=2") == 0
+    assert train(workdir, "train.checkpoint_every=2", PICTURE) == 0
     return workdir
 
 
@@ -92,7 +92,7 @@ def test_the_checkpoint_holds_the_seeds(trained):
 
 def test_the_same_command_again_says_that_it_is_done(trained, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    assert train(trained, "train.checkpoint_every=2") == 0
+    assert train(trained, "train.checkpoint_every=2", PICTURE) == 0
     assert capsys.readouterr().out.startswith("already trained to step 6 in ")
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
@@ -129,8 +129,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
 @pytest.mark.slow
 def test_a_longer_run_goes_on(tmp_path, capsys):
-    assert train(tmp_path, "train.steps=2", "train.routing_images=0") == 0
-    assert train(tmp_path, "train.steps=3", "train.routing_images=0") == 0
+    assert train(tmp_path, "train.steps=2") == 0
+    assert train(tmp_path, "train.steps=3") == 0
     output = capsys.readouterr().out
     assert "resume   from step 2" in output
     assert "train.steps 2 -> 3" in output
@@ -182,7 +182,7 @@ def test_a_folder_that_vanishes_while_it_trains_loses_nothing_that_comes_after(
         on_step(self, step)
 
     monkeypatch.setattr(run.Run, "_on_step", vanish)
-    assert train(workdir, "train.checkpoint_every=2") == 0
+    assert train(workdir, "train.checkpoint_every=2", PICTURE) == 0
     assert f"{workdir / 'checkpoints'} has vanished" in capsys.readouterr().err
     kept = [row for row in losses(trained) if row[0] >= 4 or part == "checkpoints"]
     assert losses(workdir) == kept
@@ -210,7 +210,7 @@ def test_a_diverged_run_stops_before_it_saves(trained, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_mixed_precision_is_an_argument_of_the_model(tmp_path):
-    assert train(tmp_path, "VMoE.dtype='mixed_bfloat16'") == 0
+    assert train(tmp_path, "VMoE.dtype='mixed_bfloat16'", PICTURE) == 0
     model = keras.models.load_model(tmp_path / "model.keras").model
     assert {layer.dtype_policy.name for layer in moe_layers(model)} == {"mixed_bfloat16"}
     assert {weight.dtype for weight in model.weights} == {"float32"}
@@ -274,7 +274,7 @@ def test_tensorboard_shows_config_load_and_pictures(trained):
 
 def test_few_shot_transfer_stands_beside_the_evaluation(tmp_path):
     words = ("train.few_shot=@FewShot()", "FewShot.shots=(1, 5)", "FewShot.seeds=2")
-    assert train(tmp_path, *words, "FewShot.every=6", "train.routing_images=0") == 0
+    assert train(tmp_path, *words, "FewShot.every=6") == 0
     found = {row["step"]: row for row in rows(tmp_path) if row["split"] == "eval"}
     assert "fewshot/5shot" not in found[4]
     assert 0 < found[6]["fewshot/5shot"] <= 1

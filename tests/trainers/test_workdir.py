@@ -97,4 +97,5 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_default_paths_keep_runs_apart():
     assert str(default_path("runs/quickstart.gin", 1)) == "workdir/quickstart-seed1"
+    assert str(default_path("/a/gin/runs/e3/x.gin", 0)) == "workdir/e3/x-seed0"
     assert default_path("a/x.gin", 0) != default_path("a/y.gin", 0)

@@ -16,7 +16,7 @@ from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.progress import duration
 from keras_vmoe.trainers.stopping import StopRequested
 
-PAPERS = ("vmoe", "upcycling")
+PAPERS = ("vmoe", "upcycling", "limoe")
 _SYNOPSIS = "repro PAPER [--out=DIR] [--seeds=N] [--processes=N] [--gin_bindings=NAME=VALUE]..."
 _TEXT = """
 Trains small models that show whether a paper's claims hold at this size, and prints each claim
@@ -27,6 +27,9 @@ repro.csv. An interrupted command goes on when it is given again.
   keras-vmoe repro upcycling   Fashion-MNIST: a dense model goes on, as it is or upcycled, or
                                a sparse one begins anew, at equal extra FLOPs; train.epochs is
                                the length of the dense model before that
+  keras-vmoe repro limoe       scenes of digits with captions: one sparse tower with and without
+                               entropy losses and batch priority, dense rivals, soft minima of
+                               experts; also draws repro_modalities, _patches and _tokens
 """
 
 
@@ -107,13 +110,19 @@ def _reproduce(
         from keras_vmoe.trainers.repro.figures import plot_vmoe as plot
 
         options = {}
+    elif paper == "limoe":
+        from keras_vmoe.trainers.repro import limoe as claims
+        from keras_vmoe.trainers.repro.limoe_figure import plot_limoe as plot
+
+        options = {}
     else:
         from keras_vmoe.trainers.repro import upcycling as claims
         from keras_vmoe.trainers.repro.upcycling_figure import plot_upcycling as plot
 
         options = {} if extra is None else {"extra": extra}
     began = time.monotonic()
-    print(f"{len(seeds) * len(claims.GIN_FILES)} runs, {processes} at a time, in {out}", flush=True)
+    runs = claims.num_runs(len(seeds))
+    print(f"{runs} runs, {processes} at a time, in {out}", flush=True)
     found = claims.measure(out, list(seeds), processes, bindings, **options)
     text = claims.table(found)
     (out / "repro.txt").write_text(text + "\n", encoding="utf-8")

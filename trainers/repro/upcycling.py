@@ -81,6 +81,11 @@ class Measured(NamedTuple):
         return [curve[-1][1] for curve in self.curves[kind]]
 
 
+def num_runs(seeds: int) -> int:
+    """The number of runs for a number of seeds."""
+    return seeds * len(GIN_FILES)
+
+
 def equal_flops_steps(dense_steps: int, dense_macs: int, macs: int) -> int:
     """The steps of a costlier model that stay within the FLOPs of a dense run.
 

@@ -49,6 +49,11 @@ class Measured(NamedTuple):
         return [row.accuracy for row in self.sweep[priority, capacity_factor]]
 
 
+def num_runs(seeds: int) -> int:
+    """The number of runs for a number of seeds."""
+    return seeds * len(GIN_FILES)
+
+
 def trainings(out: Path, seeds: Sequence[int], bindings: Sequence[str]) -> list[Training]:
     """The runs, seed by seed.
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from keras_vmoe.analysis.records import RoutingRecord
+
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart.
 EIGHT_COLOURS = (
     "#E69F00",
@@ -181,6 +183,19 @@ def draw_image(
     axis.imshow(pixels, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
+
+
+def require_patches(record: RoutingRecord) -> None:
+    """Refuses a record of images and texts together, whose tokens are no grid of patches.
+
+    Raises:
+        ValueError: such a record.
+    """
+    require(
+        len(record.modalities) < 2,
+        f"records must be of patches alone. Received: layer {record.layer!r} with tokens of "
+        f"{', '.join(record.modalities)}; take record.of_modality('image')",
+    )
 
 
 def patch_grid(tokens: int, height: int = 1, width: int = 1) -> tuple[int, int, int]:

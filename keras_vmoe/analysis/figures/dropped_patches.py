@@ -108,6 +108,7 @@ def _check(
         f"records must be of one MoE layer. Received: {', '.join(sorted(layers))}",
     )
     for (capacity, order), record in records.items():
+        canvas.require_patches(record)
         require(
             len(record.kept) == len(images),
             f"records must be of the {len(images)} images. Received: {len(record.kept)} for "

@@ -88,6 +88,7 @@ def _check(images: np.ndarray, records: Mapping[str, RoutingRecord]) -> None:
     if not records:
         raise ValueError("records={} holds no MoE layer; a dense model has no routing to draw")
     for name, record in records.items():
+        canvas.require_patches(record)
         if len(record.expert) != len(images):
             raise ValueError(
                 f"records[{name!r}] is of {len(record.expert)} images, but images has "

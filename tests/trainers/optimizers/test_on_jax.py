@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.xla import COMPILE_FAST
 from tests.trainers.optimizers import jax_program
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,7 +19,12 @@ def test_updates_on_jax_equal_those_on_tensorflow(tmp_path):
     path = tmp_path / "numbers.npz"
     done = subprocess.run(
         [*(sys.executable, "-W", "ignore", "-m"), jax_program.__name__, str(path)],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": COMPILE_FAST,
+        },
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -154,8 +154,10 @@ def test_it_trains_measures_and_judges(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_second_command_trains_nothing_again(tmp_path):
-    assert cli.main(command(tmp_path)) == 0
+def test_a_second_command_trains_nothing_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(upcycling, "train_all", train_here)
+        assert cli.main(command(tmp_path)) == 0
     models = [tmp_path / "out" / f"{kind}-0" / "model.keras" for kind in KINDS]
     before = [model.stat().st_mtime_ns for model in models]
     found = (tmp_path / "out" / "repro.json").read_text()

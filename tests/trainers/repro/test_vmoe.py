@@ -6,6 +6,7 @@ import pytest
 
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.repro import vmoe
+from tests.trainers.repro.test_upcycling import train_here
 from tests.trainers.test_gin_files import idx_folder
 
 TINY = (
@@ -28,7 +29,8 @@ def words(folder, *more):
 
 
 @pytest.mark.slow
-def test_it_trains_measures_and_judges(tmp_path, capsys):
+def test_it_trains_measures_and_judges(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(vmoe, "train_all", train_here)
     assert cli.main(words(tmp_path, "--seeds=2")) == 0
     printed = capsys.readouterr().out
     out = tmp_path / "out"
@@ -111,10 +113,11 @@ def test_the_table_owns_up_to_a_claim_that_fails():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one paper of: vmoe, upcycling"),
-        (["mixer"], "name one paper of: vmoe, upcycling"),
+        ([], "name one paper of: vmoe, upcycling, limoe"),
+        (["mixer"], "name one paper of: vmoe, upcycling, limoe"),
         (["vmoe", "--seeds=0"], "seeds"),
         (["vmoe", "--extra=0.5"], "--extra=0.5"),
+        (["limoe", "--extra=0.5"], "of upcycling alone"),
         (["upcycling", "--extra=0"], "--extra=0.0 is a share above 0"),
     ],
 )
