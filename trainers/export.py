@@ -36,7 +36,7 @@ tokens of the second.
   keras-vmoe export workdir/quickstart-seed0 served/digits
   keras-vmoe export workdir/quickstart-seed0 digits.onnx --batch_size=dynamic --images_alone
   keras-vmoe export model.keras model.tflite
-  keras-vmoe export workdir/quickstart-limoe-seed0 served/limoe --batch_size=dynamic
+  keras-vmoe export workdir/limoe/quickstart-seed0 served/limoe --batch_size=dynamic
 """
 _FORMATS = ("saved_model", "onnx", "litert")
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vmoe import data, models, text
+from keras_vmoe import data, models, serving, text
 from keras_vmoe.trainers import cli, stopping, trained
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from tests.trainers.tiny import SHORT, TINY_LIMOE, train
@@ -186,3 +186,36 @@ def test_wrong_parameters(binding, message, tmp_path, capsys):
 def test_measurements_of_pairs_need_pairs(tmp_path, capsys):
     assert train(tmp_path, "train.retrieval=@Retrieval()") == 1
     assert "train.retrieval is of runs on image-text pairs" in capsys.readouterr().err
+
+
+def test_export_and_what_predict_says_of_it(pair_run, tmp_path, capsys):
+    path = tmp_path / "served"
+    assert cli.main(["export", str(pair_run), str(path), "--batch_size=dynamic"]) == 0
+    printed = capsys.readouterr().out
+    assert "input    images [any, any, any, 1] float32, 0 to 255\n" in printed
+    assert "input    texts [any] string\n" in printed
+    assert "loading  needs import tensorflow_text\n" in printed
+    model = keras.saving.load_model(pair_run / "model.keras")
+    exported = serving.load_pairs(path)
+    texts = ["a one", "the digit two"]
+    np.testing.assert_allclose(exported.encode_text(texts), model.encode_text(texts), atol=1e-5)
+    (tmp_path / "a.png").write_bytes(b"")
+    for place in (path, pair_run, pair_run / "model.keras"):
+        assert cli.main(["predict", str(place), str(tmp_path / "a.png")]) == 1
+        error = capsys.readouterr().err
+        assert "keras-vmoe zeroshot" in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.onnx"], "path must be a folder: a model of image-text pairs has two encoders"),
+        (["served", "--capacity_factor=2"], "--capacity_factor=2 is of models of images alone"),
+    ],
+)
+def test_exports_that_are_refused(pair_run, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["export", str(pair_run / "model.keras"), *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
