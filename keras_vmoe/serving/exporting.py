@@ -116,7 +116,7 @@ def check_arguments(model: keras.Model, file_format: str, batch_size: int | None
     require(
         not isinstance(model, models.ImageTextModel),
         "model must have one input and one output; one of image-text pairs has two encoders, which "
-        f"serving.export_pairs writes. Received: {type(model).__name__} {model.name!r}",
+        f"serving.export_pairs writes. Received: a {type(model).__name__}",
     )
     check_model(model)
     refused = sorted(compute_dtypes(model) - set(_DTYPES[file_format]))

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_vmoe import layers, models, serving
-from keras_vmoe.serving import exporting, graph, litert_file, packages
+from keras_vmoe.serving import exporting, graph, litert_file, packages, targets
 from tests.models import tiny
 
 SUFFIX = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite"}
@@ -304,7 +304,7 @@ def test_a_crash_while_a_folder_is_replaced_leaves_what_was_there(tmp_path, monk
             raise OSError("no space left")
         replace(source, target)
 
-    monkeypatch.setattr(exporting.os, "replace", fails_for_the_new_one)
+    monkeypatch.setattr(targets.os, "replace", fails_for_the_new_one)
     with pytest.raises(OSError, match="no space left"):
         serving.export(dense(), path, batch_size=3, overwrite=True, verify=False)
     assert serving.load(path).metadata.batch_size == 1
