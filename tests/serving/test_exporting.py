@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_vmoe import layers, models, serving
-from keras_vmoe.serving import exporting, graph, litert_file, packages, targets
+from keras_vmoe.serving import graph, litert_file, packages, targets
 from tests.models import tiny
 
 SUFFIX = {"saved_model": "", "onnx": ".onnx", "litert": ".tflite"}
