@@ -151,6 +151,11 @@ def _of_classifier(
 
 def _of_exported(model: serving.ExportedModel) -> _Predictor:
     facts = model.metadata
+    if facts.output_name == "embeddings":
+        raise ValueError(
+            f"{model.path} holds an encoder of image-text pairs, without classes of its own; see "
+            "keras-vmoe zeroshot, of the workdir or the .keras file that it was made of"
+        )
     if not facts.class_names:
         raise ValueError(
             f"{model.path} holds a model without class names; export a model that has some: "
