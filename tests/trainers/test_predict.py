@@ -1,13 +1,14 @@
 """`keras-vmoe predict`: what it says of images, what it draws, what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_vmoe import models, serving
-from keras_vmoe.trainers import cli, trained
+from keras_vmoe.trainers import cli, predict, trained
 from tests.models import tiny
 
 
@@ -178,3 +179,10 @@ def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, words, code, messa
     assert found == code
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_an_exported_encoder_of_pairs_has_no_classes():
+    facts = serving.Metadata("onnx", "images", (1, 8, 8, 3), "float32", "embeddings", (1, 4))
+    encoder = serving.ExportedModel(Path("image.onnx"), facts, lambda images: images)
+    with pytest.raises(ValueError, match=r"image.onnx holds an encoder.*keras-vmoe zeroshot"):
+        predict._of_exported(encoder)
