@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_vmoe import data, evaluation, models
 from keras_vmoe.evaluation.few_shot import checked_draws
+from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 DataSource = str | Callable[[], data.ImageSource]
@@ -108,6 +109,11 @@ class FewShot:
         for dataset in self._datasets:
             if dataset is None and own is None:
                 raise ValueError("FewShot.dataset is not given, and there is no run to take it of")
+            if dataset is None and isinstance(own, Pairs):
+                raise ValueError(
+                    f"FewShot.dataset is not given, and the run's own data, {own.name!r}, has "
+                    "captions in place of classes; name labelled images, such as 'digits'"
+                )
             if dataset is None:
                 source = own
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,13 +21,13 @@ class _PairMeasurement:
 
     parameter: str
 
-    def __init__(self, every: int | None, batch_size: int) -> None:
+    def __init__(self, every: int | None, batch_size: int, crop: data.Crop | None) -> None:
         for name, value in (("every", every), ("batch_size", batch_size)):
             optional = name == "every" and value is None
             if not optional and (not isinstance(value, int) or value < 1):
                 kind = type(self).__name__
                 raise ValueError(f"{kind}.{name}={value!r} must be a positive whole number")
-        self.every, self.batch_size = every, batch_size
+        self.every, self.batch_size, self.crop = every, batch_size, crop
 
     def is_due(self, step: int) -> bool:
         """Whether to measure at an evaluation of the run.
@@ -54,6 +53,9 @@ class Retrieval(_PairMeasurement):
     Args:
         every: steps between two measurements, at the evaluations of the run; `None`: at each.
         batch_size: images, or texts, of one step.
+        max_images: the first so many of the held-out images alone: the number of scores is its
+            square. 5,000 are COCO's.
+        crop: `@CentralCrop()` in gin, or `None`: images are squashed to a square.
 
     Raises:
         ValueError: a value out of range.
@@ -61,12 +63,20 @@ class Retrieval(_PairMeasurement):
 
     parameter, command, label = "train.retrieval", "retrieval", "retrieval embeddings"
 
-    def __init__(self, every: int | None = None, batch_size: int = 256) -> None:
-        super().__init__(every, batch_size)
-        self._captions: Captions | None = None
+    def __init__(
+        self,
+        every: int | None = None,
+        batch_size: int = 256,
+        max_images: int = 5000,
+        crop: data.Crop | None = None,
+    ) -> None:
+        super().__init__(every, batch_size, crop)
+        if not isinstance(max_images, int) or max_images < 1:
+            raise ValueError(f"Retrieval.max_images={max_images!r} must be a positive whole number")
+        self.max_images, self._split = max_images, None
 
     def prepare(self, own: data.ImageSource | Pairs | None = None) -> list[str]:
-        """Reads the captions.
+        """Chooses the images.
 
         Args:
             own: the data of the run.
@@ -78,15 +88,16 @@ class Retrieval(_PairMeasurement):
             ValueError: data without captions.
         """
         self._require_pairs(own)
-        if self._captions is None:
-            self._captions = read_captions(own.eval)
+        if self._split is None:
+            self._split = own.eval
+            if own.eval.num_examples > self.max_images:
+                self._split = data.select(own.eval, np.arange(self.max_images))
         return []
 
     @property
     def passes(self) -> int:
-        """The number of batches of one measurement, after `prepare`."""
-        rows = (self._captions.num_images, len(self._captions.texts))
-        return sum(math.ceil(count / self.batch_size) for count in rows)
+        """The number of batches of images of one measurement, after `prepare`."""
+        return math.ceil(self._split.num_examples / self.batch_size)
 
     def measure(
         self,
@@ -99,10 +110,11 @@ class Retrieval(_PairMeasurement):
         Args:
             model: of the run.
             own: the data of the run.
-            on_batch: called after each batch; what it raises ends the measurement.
+            on_batch: called after each batch of images; what it raises ends the measurement.
         """
         self.prepare(own)
-        found = recalls(model, own.tokenizer, own.eval, self._captions, self.batch_size, on_batch)
+        size = self.batch_size
+        found, _ = recalls(model, own.tokenizer, self._split, size, self.crop, on_batch)
         return {
             **{f"retrieval/image_to_text@{k}": v for k, v in found.image_to_text.items()},
             **{f"retrieval/text_to_image@{k}": v for k, v in found.text_to_image.items()},
@@ -120,6 +132,7 @@ class ZeroShot(_PairMeasurement):
             line, or templates; see `text.templates`.
         every: steps between two measurements, at the evaluations of the run; `None`: at each.
         batch_size: images, or texts, of one step.
+        crop: `@CentralCrop()` in gin, or `None`: images are squashed to a square.
 
     Raises:
         ValueError: a value out of range, a template without its place for the name.
@@ -134,8 +147,9 @@ class ZeroShot(_PairMeasurement):
         templates: str | Sequence[str] = "clip_best",
         every: int | None = None,
         batch_size: int = 256,
+        crop: data.Crop | None = None,
     ) -> None:
-        super().__init__(every, batch_size)
+        super().__init__(every, batch_size, crop)
         several = isinstance(dataset, (tuple, list))
         self._datasets = tuple(dataset) if several else (dataset,)
         if not self._datasets:
@@ -191,43 +205,13 @@ class ZeroShot(_PairMeasurement):
         size = self.batch_size
         return {
             f"zeroshot/{source.name}": zero_shot(
-                model, own.tokenizer, source, names, self._templates, size, on_batch
+                model, own.tokenizer, source, names, self._templates, size, self.crop, on_batch
             ).accuracy
             for source, names in self._sources
         }
 
 
 # The parts, which the commands take too.
-
-
-@dataclasses.dataclass(frozen=True)
-class Captions:
-    """The captions of a split.
-
-    Attributes:
-        texts: all of them.
-        image_of_text: of each the number of its image.
-        num_images: of the split.
-    """
-
-    texts: tuple[str, ...]
-    image_of_text: tuple[int, ...]
-    num_images: int
-
-
-def read_captions(split: data.Split) -> Captions:
-    """Returns all captions of a split of pairs.
-
-    Args:
-        split: of a `PairSource`.
-
-    Raises:
-        ValueError: a split of labelled images.
-    """
-    several = list(data.read_captions(split))
-    texts = tuple(caption for captions in several for caption in captions)
-    owners = tuple(i for i, captions in enumerate(several) for _ in captions)
-    return Captions(texts, owners, len(several))
 
 
 def names_of(source: data.ImageSource, class_names: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -256,7 +240,11 @@ def names_of(source: data.ImageSource, class_names: str | Sequence[str] | None) 
 
 
 def embed_images(
-    model: models.PairModel, split: data.Split, batch_size: int, on_batch: OnBatch = lambda: None
+    model: models.PairModel,
+    split: data.Split,
+    batch_size: int,
+    crop: data.Crop | None = None,
+    on_batch: OnBatch = lambda: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the embeddings and the labels (or captions) of the images of a split, in order.
 
@@ -264,11 +252,16 @@ def embed_images(
         model: of pairs.
         split: of any kind.
         batch_size: images of one step.
+        crop: how an image becomes a square.
         on_batch: called after each batch.
     """
     _, size, _, channels = model.image_encoder.input_shape
     batches = data.make_dataset(
-        split, batch_size=min(batch_size, split.num_examples), image_size=size, channels=channels
+        split,
+        batch_size=min(batch_size, split.num_examples),
+        image_size=size,
+        channels=channels,
+        crop=crop,
     )
     return evaluation.collect_features(model.image_encoder, batches, on_batch)
 
@@ -301,23 +294,26 @@ def recalls(
     model: models.PairModel,
     tokenizer: text.Tokenizer,
     split: data.Split,
-    captions: Captions,
     batch_size: int,
+    crop: data.Crop | None = None,
     on_batch: OnBatch = lambda: None,
-) -> evaluation.RetrievalResult:
-    """Returns the recalls of a model on a split of pairs.
+) -> tuple[evaluation.RetrievalResult, list[str]]:
+    """Returns the recalls of a model on a split of pairs, and all captions.
 
     Args:
         model: of pairs.
         tokenizer: of the model.
-        split: the pairs.
-        captions: theirs.
+        split: the pairs; images that may be left out, damaged, are.
         batch_size: images, or texts, of one step.
-        on_batch: called after each batch.
+        crop: how an image becomes a square.
+        on_batch: called after each batch of images.
     """
-    images, _ = embed_images(model, split, batch_size, on_batch)
-    texts = embed_texts(model, tokenizer, captions.texts, batch_size, on_batch)
-    return evaluation.retrieval_recalls(images, texts, captions.image_of_text)
+    images, labels = embed_images(model, split, batch_size, crop, on_batch)
+    several = [data.split_captions(label) for label in labels]
+    texts = [caption for captions in several for caption in captions]
+    owners = [i for i, captions in enumerate(several) for _ in captions]
+    embeddings = embed_texts(model, tokenizer, texts, batch_size)
+    return evaluation.retrieval_recalls(images, embeddings, owners), texts
 
 
 def zero_shot(
@@ -327,6 +323,7 @@ def zero_shot(
     names: Sequence[str],
     templates: Sequence[str],
     batch_size: int,
+    crop: data.Crop | None = None,
     on_batch: OnBatch = lambda: None,
 ) -> evaluation.ZeroShotResult:
     """Returns the zero-shot accuracies of a model on the held-out images of a dataset.
@@ -338,10 +335,11 @@ def zero_shot(
         names: of its classes.
         templates: what they are put into.
         batch_size: images, or texts, of one step.
+        crop: how an image becomes a square.
         on_batch: called after each batch of images.
     """
     classes = evaluation.class_embeddings(
         lambda texts: embed_texts(model, tokenizer, texts, batch_size), names, templates
     )
-    images, labels = embed_images(model, source.eval, batch_size, on_batch)
+    images, labels = embed_images(model, source.eval, batch_size, crop, on_batch)
     return evaluation.zero_shot_accuracy(images, classes, labels)

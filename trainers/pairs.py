@@ -27,7 +27,8 @@ class Pairs:
         text_length: int,
     ) -> None:
         self.source, self._size, self._length = source, vocabulary_size, text_length
-        self._tokenizer = vocabulary and text.Tokenizer.load(vocabulary, text_length)
+        self._vocabulary = None if vocabulary is None else Path(vocabulary).expanduser()
+        self._tokenizer: text.Tokenizer | None = None
         self.name, self.image_shape = source.name, source.image_shape
         self.train, self.eval = source.train, source.eval
 
@@ -38,7 +39,14 @@ class Pairs:
 
     @property
     def tokenizer(self) -> text.Tokenizer:
-        """The tokenizer of the captions."""
+        """The tokenizer of the captions.
+
+        Raises:
+            OSError: a vocabulary that is not there.
+            ValueError: one that is none.
+        """
+        if not self._tokenizer and self._vocabulary:
+            self._tokenizer = text.Tokenizer.load(self._vocabulary, self._length)
         if not self._tokenizer:
             captions = self.captions(self.train)
             self._tokenizer = text.train_tokenizer(captions, self._size, self._length)
@@ -54,37 +62,23 @@ class Pairs:
             yield from several
 
     def take_tokenizer(self, path: Path) -> None:
-        """Takes the tokenizer of a run in place of this one.
+        """Takes the tokenizer that a run was trained with in place of this one.
 
         Args:
             path: the run's file.
 
         Raises:
             OSError: if it is not there.
-            ValueError: if it is none.
+            ValueError: if it is none, or another vocabulary is asked for.
         """
-        self._tokenizer = text.Tokenizer.load(path, self._length)
-
-    def keep_tokenizer(self, path: Path, chief: Path) -> None:
-        """Takes the tokenizer that a run has, or leaves it this one.
-
-        Args:
-            path: the run's file; written where it is missing.
-            chief: the file of the run's first process, which wins.
-
-        Raises:
-            ValueError: if the run has another than the one asked for.
-        """
-        if chief.is_file():
-            kept = text.Tokenizer.load(chief, self._length)
-            if self._tokenizer and self._tokenizer.model != kept.model:
-                raise ValueError(
-                    f"pairs.vocabulary is another than that of the run, {chief}; use another "
-                    "--workdir, or that file"
-                )
-            self._tokenizer = kept
-        if not path.is_file():
-            self.tokenizer.save(path)
+        kept = text.Tokenizer.load(path, self._length)
+        asked = self._vocabulary
+        if asked and asked.is_file() and asked.read_bytes() != kept.model:
+            raise ValueError(
+                f"pairs.vocabulary={str(asked)!r} is another than that of the run, {path}; use "
+                "another --workdir, or that file"
+            )
+        self._tokenizer = kept
 
 
 def load(

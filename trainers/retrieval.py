@@ -13,7 +13,7 @@ from keras_vmoe.trainers import command_line, model_flags
 from keras_vmoe.trainers.errors import UsageError
 
 if TYPE_CHECKING:
-    from keras_vmoe import data
+    from keras_vmoe import data, evaluation
     from keras_vmoe.trainers.trained import Trained
 
 _SYNOPSIS = "retrieval --workdir=DIR | --model=FILE [--dataset=NAME] [options]"
@@ -94,30 +94,30 @@ def _source(values: flags.FlagValues, model: Trained) -> data.PairSource:
     )
 
 
-def _measure(model: Trained, source: data.PairSource, batch_size: int | None):
+def _measure(
+    model: Trained, source: data.PairSource, batch_size: int | None
+) -> evaluation.RetrievalResult:
     from keras_vmoe.trainers import pair_evaluation
     from keras_vmoe.trainers.work_progress import WorkProgress
 
-    captions = pair_evaluation.read_captions(source.eval)
-    counts = model.tokenizer.counts(captions.texts)
-    print(
-        f"data     {source.name}: {captions.num_images:,} held-out images, "
-        f"{len(captions.texts):,} captions, {counts.cut:,} of them cut, {counts.unknown:,} of "
-        "unknown words alone",
-        flush=True,
-    )
+    print(f"data     {source.name}: {source.eval.num_examples:,} held-out images", flush=True)
     size = batch_size or 256
-    work = math.ceil(captions.num_images / size) + math.ceil(len(captions.texts) / size)
+    work = math.ceil(source.eval.num_examples / size)
     progress = WorkProgress(total_work=float(work))
     progress.begin("embeddings", work=float(work))
     count = itertools.count(1)
-    result = pair_evaluation.recalls(
+    result, texts = pair_evaluation.recalls(
         model.model,
         model.tokenizer,
         source.eval,
-        captions,
         size,
+        model.config.eval_crop if model.config else None,
         lambda: progress.advance(next(count) / work),
     )
-    progress.print(result.table(source.name))
+    counts = model.tokenizer.counts(texts)
+    progress.print(
+        f"captions {len(texts):,}, {counts.cut:,} of them cut, {counts.unknown:,} of unknown words "
+        "alone"
+    )
+    print(result.table(source.name))
     return result

@@ -71,8 +71,8 @@ class Run:
         strategies.check_batch_size("batch_size", config.batch_size, replicas)
         keras.utils.set_random_seed(config.seed)
         self.source = config.dataset()
-        if isinstance(self.source, Pairs):
-            self.source.keep_tokenizer(workdir.tokenizer, self._chief.tokenizer)
+        if isinstance(self.source, Pairs) and self._chief.has_checkpoints():
+            self.source.take_tokenizer(self._chief.tokenizer)
         self.task = make_task(config, self.source)
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
@@ -162,6 +162,8 @@ class Run:
         """
         self.workdir.metrics.keep_until(self.first_step)
         self.workdir.write_config(self.config_text)
+        if isinstance(self.source, Pairs):
+            self.source.tokenizer.save(self.workdir.tokenizer)
         self._progress = Progress(self.total_steps, self.config.batch_size, self.first_step)
         for part in ("train", "eval"):
             begin_session(self.workdir.tensorboard / part, self.first_step)
@@ -370,14 +372,16 @@ class Run:
     def _measure(self) -> dict[str, float]:
         """What is measured at evaluations beside them, if it is due."""
         measured: dict[str, float] = {}
-        for one in self._due_measurements():
+        due = self._due_measurements()
+        model = self._model_here() if due else None
+        for one in due:
             count = itertools.count(1)
 
             def on_batch(one: Measurement = one, count: Iterator[int] = count) -> None:
                 self.loop.stop.check()
                 self._progress.aside(one.label, next(count), one.passes)
 
-            measured |= one.measure(self._model_here(), self.source, on_batch)
+            measured |= one.measure(model, self.source, on_batch)
         self._summaries.scalars(measured, self.step)
         return measured
 

@@ -219,7 +219,7 @@ class Contrast:
         return ops.contrastive_loss(logits, kind), ops.contrastive_hits(logits)
 
     def save(self, model: keras.Model, workdir: Workdir) -> None:
-        """Writes `model.keras`, raw images and texts to embeddings, and `tokenizer.model`."""
+        """Writes `model.keras`: raw images and texts to embeddings."""
         tokenizer = self._pairs.tokenizer
         results.save_model(models.ImageTextModel(model, tokenizer.model), workdir)
 

@@ -331,6 +331,11 @@ def _load_file(file: Path) -> _Weights:
     """The model on images in [-1, 1]: to logits, with the names of its classes, or of pairs."""
     model = keras_file.load(file)
     if isinstance(model, models.ImageTextModel):
+        if model.value_range != (-1.0, 1.0):
+            raise ValueError(
+                f"{file} holds a model of images in {model.value_range}, but the commands take "
+                "those in (-1, 1); use its own encode_image and encode_text"
+            )
         return _Weights(model.model, (), model.tokenizer)
     names: tuple[str, ...] = ()
     if isinstance(model, models.Classifier):

@@ -28,10 +28,11 @@ OF_MEASURING = frozenset(
         "train.mesh",
         *(f"FewShot.{name}" for name in ("dataset", "shots", "seeds", "every", "crop")),
         "FewShot.batch_size",
-        *(f"Retrieval.{name}" for name in ("every", "batch_size")),
+        *(f"Retrieval.{name}" for name in ("every", "batch_size", "max_images", "crop")),
         *(f"ZeroShot.{name}" for name in ("dataset", "class_names", "templates", "every")),
-        "ZeroShot.batch_size",
+        *("ZeroShot.batch_size", "ZeroShot.crop"),
         *("dataset.data_dir", "dataset.verify", "pairs.data_dir", "pairs.verify"),
+        "pairs.vocabulary",  # whose content is compared
     )
 )
 # A run may resume with others. A longer run is the same run with its schedule stretched.
@@ -106,6 +107,10 @@ class Workdir:
         """
         return Workdir(self.path / "workers" / str(index)) if index else self
 
+    def has_checkpoints(self) -> bool:
+        """Tells whether there is a run here to go on with."""
+        return any(self.checkpoints.glob("*.index"))
+
     def check_config(self, text: str) -> list[str]:
         """Compares a run's operative config with that of the run which lies here.
 
@@ -119,7 +124,7 @@ class Workdir:
             ValueError: if the folder holds a run of another configuration.
         """
         # Without a checkpoint there is nothing to resume, and nothing to lose.
-        if not self.config.exists() or not any(self.checkpoints.glob("*.index")):
+        if not self.config.exists() or not self.has_checkpoints():
             return []
         if not self._bindings():
             raise ValueError(

@@ -130,6 +130,7 @@ def _measure(
             names,
             templates,
             size,
+            model.config.eval_crop if model.config else None,
             lambda: progress.advance(next(count) / work),
         )
     finally:

@@ -15,7 +15,13 @@ from keras_vmoe.data.folder import verify
 from keras_vmoe.data.labelled_pairs import class_words
 from keras_vmoe.data.mixes import CutMix, Mix, Mixup, mix_with_weights
 from keras_vmoe.data.pair_registry import list_pairs, load_pairs
-from keras_vmoe.data.pairs import PairSource, make_pairs, pair_arrays, read_captions
+from keras_vmoe.data.pairs import (
+    PairSource,
+    make_pairs,
+    pair_arrays,
+    read_captions,
+    split_captions,
+)
 from keras_vmoe.data.pipeline import make_dataset
 from keras_vmoe.data.rand_augment import RandAugment
 from keras_vmoe.data.random_erasing import RandomErasing
@@ -58,5 +64,6 @@ __all__ = [
     "read_captions",
     "read_labels",
     "select",
+    "split_captions",
     "verify",
 ]

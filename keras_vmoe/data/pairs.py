@@ -98,6 +98,20 @@ def pair_arrays(images: np.ndarray, captions: Sequence[Sequence[str]]) -> ArrayS
     return ArraySplit(len(images), images, join_captions(captions))
 
 
+def split_captions(label: str | bytes) -> tuple[str, ...]:
+    """Returns the captions of one image from its label, as `make_dataset` gives it.
+
+    Args:
+        label: of a split of pairs.
+
+    Example:
+        >>> split_captions(b"a cat\\na pet")
+        ('a cat', 'a pet')
+    """
+    text = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
+    return tuple(text.split(SEPARATOR)) if text else ()
+
+
 def read_captions(split: Split) -> Iterator[tuple[str, ...]]:
     """Yields the captions of each image, in the order of evaluation.
 
@@ -117,14 +131,13 @@ def read_captions(split: Split) -> Iterator[tuple[str, ...]]:
     """
     _require_captions(split)
     if not isinstance(split, StreamSplit):
-        yield from (tuple(label.split(SEPARATOR)) for label in split.labels)
+        yield from map(split_captions, split.labels)
         return
     examples, _ = order.evaluation(split, order.Schedule(batch_size=1))
     labels = examples.map(lambda example: example["label"]).batch(_CHUNK)
     for batch in labels.as_numpy_iterator():
         for label in batch:
-            text = label.decode("utf-8", "replace")
-            yield tuple(text.split(SEPARATOR)) if text else ()
+            yield split_captions(label)
 
 
 def make_pairs(

@@ -49,8 +49,8 @@ class MoEMLP(keras.layers.Layer):
     """A sparse mixture of MLPs in place of a transformer block's MLP.
 
     Tokens of `images_per_group` images are routed together. A batch of b images makes
-    `ceil(b / images_per_group)` groups, the last of which holds the rest and has the capacity of
-    its real images.
+    `ceil(b / images_per_group)` groups, the last of which holds the rest. A group has the capacity
+    of its real tokens.
 
     Args:
         router: a router, its name (`"top_k"`, `"expert_choice"`, `"soft"`) or its config.
@@ -144,7 +144,11 @@ class MoEMLP(keras.layers.Layer):
         self.supports_jit = dispatch != "grouped"
         self._trackers = {
             name: keras.metrics.Mean(name=f"{self.name}/{name}")
-            for name in (*_METRICS, *modality_metrics(self.router.modalities))
+            for name in (
+                *_METRICS,
+                *modality_metrics(self.router.modalities),
+                *(f"{n}_soft_minimum" for n in getattr(self.router, "soft_minimum_experts", ())),
+            )
             if name != "dropped" or self.router.plan_type is not ops.SoftPlan
         }
 
@@ -285,16 +289,19 @@ class MoEMLP(keras.layers.Layer):
         """Slots per expert in the buffers, and `[g]` slots in use where groups are not full."""
         factors = {k: v for k, v in routing.items() if k in ("num_selected", "capacity_factor")}
 
-        def slots(images: int) -> int:
-            return self.router.capacity(images * length, training, **factors) if images else 0
+        def slots(tokens: int) -> int:
+            return self.router.capacity(tokens, training, **factors) if tokens else 0
 
         size = groups.images_per_group
-        if groups.images is None:
-            return slots(size), None
+        if groups.mask is None:
+            return slots(size * length), None
         known = isinstance(size, int)
-        by_images = [slots(i) for i in range((size if known else self.images_per_group) + 1)]
-        table = kops.convert_to_tensor(by_images, dtype="int32")
-        return by_images[size] if known else kops.take(table, size), kops.take(table, groups.images)
+        most = (size if known else self.images_per_group) * length
+        by_tokens = [slots(tokens) for tokens in range(most + 1)]
+        table = kops.convert_to_tensor(by_tokens, dtype="int32")
+        real = kops.sum(kops.cast(groups.mask, "int32"), axis=-1)
+        whole = by_tokens[size * length] if known else kops.take(table, size * length)
+        return whole, kops.take(table, real)
 
     def _method(self, tokens: Any) -> str:
         if self.dispatch != "auto":
@@ -342,6 +349,7 @@ class MoEMLP(keras.layers.Layer):
         if groups.modality is not None:
             names = self.router.modalities
             found |= ops.modality_statistics(plan, groups.modality, names, groups.mask)
+            found |= {f"{n}_soft_minimum": x for n, x in self.router.soft_minimum_experts.items()}
         for name, value in found.items():
             effects.emit_metric(self._trackers[name], value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -82,6 +83,8 @@ class ImageTextModel(FunctionalModel):
         self.vocabulary = vocabulary
         self.value_range = (low, high)
         self.input_range = (0.0, 255.0)
+        with contextlib.suppress(ImportError):  # without the libraries it is checked when used
+            self.tokenizer  # noqa: B018
 
     @functools.cached_property
     def tokenizer(self) -> text.Tokenizer:
@@ -118,8 +121,13 @@ class ImageTextModel(FunctionalModel):
         images = np.asarray(images)
         _, height, width, channels = self.model.input["images"].shape
         require_images(images, channels)
-        prepared = preprocess(images, (height, width), self.value_range)
-        return self.model.image_encoder.predict(prepared, batch_size=batch_size, verbose=0)
+        embeddings = []
+        for start in range(0, len(images), batch_size):
+            prepared = preprocess(
+                images[start : start + batch_size], (height, width), self.value_range
+            )
+            embeddings.append(self.model.image_encoder.predict_on_batch(prepared))
+        return np.concatenate([keras.ops.convert_to_numpy(part) for part in embeddings])
 
     def encode_text(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
         """Embeddings of texts.

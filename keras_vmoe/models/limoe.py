@@ -76,7 +76,8 @@ class LIMoE(PairModel):
         auxiliary_loss_weight: of the mean over these losses and over the sparse blocks.
         soft_minimum_experts: experts that the tokens of a modality are to use, by its name: the
             threshold of its global entropy loss. `None`: 20 / 32 of the experts for images and
-            9 / 32 for texts, as in the paper; a modality that is left out has no threshold.
+            9 / 32 for texts, as in the paper, and at least 2; a modality that is left out has no
+            threshold.
         balanced_importance: give images and texts the same part in the importance loss.
         pairs_per_group: pairs whose tokens are routed together.
         expert_dropout_rate: dropout inside the experts; `None` takes `dropout_rate`.
@@ -178,7 +179,8 @@ class LIMoE(PairModel):
 def loss_weights(config: Mapping[str, Any], num_blocks: int) -> dict[str, float]:
     """The weight of each auxiliary loss in each sparse block.
 
-    Their mean over losses and blocks has the weight `auxiliary_loss_weight`.
+    Their mean over losses and blocks has the weight `auxiliary_loss_weight`; a weight of 0 leaves
+    a loss out of the mean.
 
     Args:
         config: `LIMoE`'s arguments.
@@ -208,8 +210,9 @@ def loss_weights(config: Mapping[str, Any], num_blocks: int) -> dict[str, float]
         require(weight >= 0, f"auxiliary_losses must not be negative. Received: {name}={weight}")
     each = config["auxiliary_loss_weight"]
     require(each >= 0, f"auxiliary_loss_weight must not be negative. Received: {each}")
-    terms = max(len(relative) * num_blocks, 1)
-    return {name: each * weight / terms for name, weight in relative.items()}
+    enabled = {name: weight for name, weight in relative.items() if weight}
+    terms = max(len(enabled) * num_blocks, 1)
+    return {name: each * weight / terms for name, weight in enabled.items()}
 
 
 def soft_minimum_experts(config: Mapping[str, Any]) -> dict[str, float]:
@@ -225,7 +228,9 @@ def soft_minimum_experts(config: Mapping[str, Any]) -> dict[str, float]:
     if given is not None:
         return dict(given)
     experts = config["num_experts"]
-    return {n: max(round(x * experts / _PAPER_EXPERTS), 1) for n, x in _PAPER_MINIMA.items()}
+    # A minimum of one asks for nothing, and the local loss would collect all on one expert.
+    least = min(2, experts)
+    return {n: max(round(x * experts / _PAPER_EXPERTS), least) for n, x in _PAPER_MINIMA.items()}
 
 
 def evaluation_capacity_factor(config: Mapping[str, Any]) -> float:
@@ -330,6 +335,8 @@ class Tower:
     def _make_blocks(self) -> list[layers.EncoderBlock]:
         config, policy = self.config, self.policy
         sparse = moe_blocks(config["placement"], config["num_layers"])
+        if not sparse:
+            modality_router(config, 1)  # a dense tower refuses what a sparse one would
 
         def mlp(index: int) -> keras.layers.Layer:
             if index not in sparse:

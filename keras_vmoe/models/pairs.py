@@ -180,7 +180,16 @@ class PairModel(VisionModel):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Called by `fit` and `evaluate`: the contrastive loss and the auxiliary ones."""
+        """Called by `fit` and `evaluate`: the contrastive loss and the auxiliary ones.
+
+        Raises:
+            ValueError: labels or weights of samples, which pairs do not have.
+        """
+        require(
+            y is None and sample_weight is None,
+            "pairs have no labels and no weights: fit takes {'images', 'tokens'} alone. Received: "
+            f"{'labels' if y is not None else 'sample_weight'}",
+        )
         # Before the exchange between replicas: their forward passes share the layers.
         auxiliary = list(self.losses)
         logits, kind = ops.contrastive_outputs(y_pred)
@@ -188,4 +197,5 @@ class PairModel(VisionModel):
         total = kops.mean(ops.contrastive_loss(logits, kind))
         for loss in auxiliary:
             total += kops.cast(loss, total.dtype)
-        return total
+        # The gradients of replicas are summed.
+        return total / ops.num_replicas()

@@ -101,8 +101,9 @@ def with_routing(
         batch_priority: whether tokens are served by the size of their gates.
 
     Returns:
-        A new, uncompiled functional model; a `Classifier` stays one. It shares its layers with
-        `model`: training either trains both.
+        A new, uncompiled functional model; a `Classifier` stays one, a model of image-text pairs
+        gives the same outputs but has no encoders of its own: `with_routing(model.text_encoder)`.
+        It shares its layers with `model`: training either trains both.
 
     Raises:
         ValueError: nothing to change, a model without MoE layers, or an argument that a router of

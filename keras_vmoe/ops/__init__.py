@@ -38,6 +38,7 @@ from keras_vmoe.ops.losses import router_z_loss as router_z_loss
 from keras_vmoe.ops.members import merge_members as merge_members
 from keras_vmoe.ops.members import split_members as split_members
 from keras_vmoe.ops.replicas import gather_from_replicas as gather_from_replicas
+from keras_vmoe.ops.replicas import num_replicas as num_replicas
 from keras_vmoe.ops.routing import ExpertChoicePlan as ExpertChoicePlan
 from keras_vmoe.ops.routing import Plan as Plan
 from keras_vmoe.ops.routing import SoftPlan as SoftPlan

@@ -22,6 +22,19 @@ def _context() -> Any | None:
     return None if context is None or context.num_replicas_in_sync == 1 else context
 
 
+def num_replicas() -> int:
+    """How many replicas take this step together.
+
+    Example:
+
+    >>> from keras_vmoe import ops
+    >>> ops.num_replicas()
+    1
+    """
+    context = _context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
 def gather_from_replicas(values: Any) -> Any:
     """The rows of all replicas, one replica after the other; gradients flow back to each.
 

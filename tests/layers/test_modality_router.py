@@ -129,7 +129,11 @@ def test_metrics_tell_the_modalities_apart():
     )
     assert (found["image_tokens"], found["text_tokens"]) == (9, 6)
     plain = {"expert_load_min", "expert_load_max", "dropped", "confidence", "entropy"}
-    assert found.keys() == plain | wanted.keys()
+    minima = {f"{name}_soft_minimum" for name in moe.router.soft_minimum_experts}
+    assert minima
+    assert found.keys() == plain | wanted.keys() | minima
+    for name, minimum in moe.router.soft_minimum_experts.items():
+        assert found[f"{name}_soft_minimum"] == minimum
 
 
 def moe(router):

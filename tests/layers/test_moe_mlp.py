@@ -380,3 +380,17 @@ def test_all_ways_give_the_same_layer():
         outputs = [np.asarray(make(kind, dispatch)(x)) for dispatch in DISPATCHES]
         for one, other in itertools.pairwise(outputs):
             assert max_error(one, other) < 5e-6
+
+
+def test_padding_makes_no_slots():
+    """As many slots as real tokens ask for, wherever they lie."""
+    moe = make("top_k")
+    x = images(2)
+    mask = np.zeros((2, 5), bool)
+    mask[0, :3] = mask[1, 2] = True
+    with layers.record_routing() as calls:
+        moe(x, mask=mask)
+        moe(np.reshape(x[mask], (1, 4, -1)))
+    padded, alone = calls
+    assert np.asarray(padded.group_capacity).tolist() == [alone.capacity]
+    assert int(np.sum(padded.plan.kept)) == int(np.sum(alone.plan.kept))

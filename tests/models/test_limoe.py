@@ -52,10 +52,14 @@ def test_the_smallest_preset():
         f"{moe}/{name}_{statistic}"
         for moe in ("encoder_block_1_moe", "encoder_block_3_moe")
         for name in limoe.MODALITIES
-        for statistic in ("success_rate", "effective_experts", "local_entropy", "tokens")
+        for statistic in (
+            *("success_rate", "effective_experts", "local_entropy", "tokens", "soft_minimum"),
+        )
     }
     assert wanted < names
-    assert "accuracy" in names
+    assert "accuracy" not in names  # it is of `fit`
+    model.compile("sgd")
+    assert "accuracy" in {m.name for m in model.metrics}
 
 
 def test_config_and_files(tmp_path):
@@ -169,7 +173,9 @@ def test_a_group_holds_the_images_and_texts_of_its_pairs(model):
     pair = [0] * 4 + [1] * tiny.TEXT_LENGTH
     np.testing.assert_array_equal(modality[0], 3 * pair)
     np.testing.assert_array_equal(modality[1, : len(pair)], pair)
-    assert np.asarray(calls[0].group_capacity).tolist() == [27, 9], "nothing is dropped"
+    real = np.asarray(layers.text_mask(tiny.pairs(4)["tokens"])).sum(axis=1) + 4
+    # Nothing is dropped, and padding asks for no slot.
+    assert np.asarray(calls[0].group_capacity).tolist() == [real[:3].sum(), real[3]]
 
 
 def test_slots_go_to_the_largest_gates_of_both_modalities():
@@ -233,7 +239,7 @@ def test_weights_of_auxiliary_losses(losses, relative):
             **{f"local_{n}": w for n, w in router.local_entropy_loss_weights.items()},
             **{f"global_{n}": w for n, w in router.global_entropy_loss_weights.items()},
         }
-        wanted = {n: 0.04 * w / (len(losses) * 2) for n, w in relative.items()}
+        wanted = {n: 0.04 * w / (len(relative) * 2) for n, w in relative.items()}
         assert {n: w for n, w in found.items() if w} == pytest.approx(wanted)
     model(tiny.pairs(2), training=True)
     assert len(model.losses) == 2 * len(relative)
@@ -360,3 +366,25 @@ IMAGES, TOKENS = PAIRS["images"], PAIRS["tokens"]
 def test_bad_input_is_named(model, call, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         call(model)
+
+
+def test_the_loss_of_a_replica_is_its_share(monkeypatch):
+    model, batch = tiny.limoe(), tiny.pairs(4)
+    outputs = model(batch)
+    alone = float(model.compute_loss(y_pred=outputs))
+    monkeypatch.setattr(ops, "num_replicas", lambda: 2)
+    assert float(model.compute_loss(y_pred=model(batch))) == pytest.approx(alone / 2, rel=1e-5)
+
+
+def test_pairs_have_no_labels():
+    model, batch = tiny.limoe(), tiny.pairs(4)
+    with pytest.raises(ValueError, match="pairs have no labels and no weights"):
+        model.compute_loss(y=np.zeros(4), y_pred=model(batch))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"auxiliary_losses": ("nonsense",)}, {"soft_minimum_experts": {"txt": 3}}]
+)
+def test_a_dense_tower_refuses_what_a_sparse_one_would(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        tiny.limoe(placement="none", **arguments)

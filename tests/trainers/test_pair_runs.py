@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from keras_vmoe import data, models, serving, text
-from keras_vmoe.trainers import cli, stopping, trained
+from keras_vmoe.trainers import cli, pair_evaluation, stopping, trained
 from keras_vmoe.trainers.metrics_log import MetricsLog
-from tests.trainers.tiny import SHORT, TINY_LIMOE, train
+from tests.trainers.tiny import PICTURE, SHORT, TINY_LIMOE, train
 
 # Captions of single scans: few words, and few images to embed.
 PAIRS = ("pairs.name='labelled:digits'", "pairs.templates=('a {}', 'the digit {}')")
@@ -26,7 +26,7 @@ def rows(workdir, split=None):
 def pair_run(tmp_path_factory):
     """The workdir of a tiny LIMoE after 6 steps; not to be written to."""
     workdir = tmp_path_factory.mktemp("pairs") / "run"
-    assert train(workdir, **GIN) == 0
+    assert train(workdir, PICTURE, **GIN) == 0
     return workdir
 
 
@@ -43,6 +43,38 @@ def test_rows_hold_what_was_measured(pair_run):
         assert 1 <= layer[f"encoder_block_0_moe/{name}_effective_experts"] <= 4
     assert layer["encoder_block_0_moe/image_tokens"] == 16 * 4
     assert 2 * 16 <= layer["encoder_block_0_moe/text_tokens"] <= 16 * 16
+
+
+def test_the_routing_of_images_and_the_modalities_of_experts_are_drawn(pair_run):
+    for name in ("routing.png", "modalities.png"):
+        assert (pair_run / name).read_bytes().startswith(b"\x89PNG")
+    lines = (pair_run / "modalities.csv").read_text().splitlines()
+    assert len(lines) > 4  # a head, and the experts
+
+
+def test_a_refused_start_leaves_no_vocabulary_behind(tmp_path, capsys):
+    assert train(tmp_path, "ZeroShot.dataset='no_such_set_anywhere'", **GIN) == 1
+    assert not (tmp_path / "tokenizer.model").exists()
+
+
+def test_images_that_may_be_left_out_are_no_candidates(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        pixels = rng.integers(0, 255, size=(16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes(b"no picture")
+    lines = [f"{i}.png\tpicture {word}" for i, word in enumerate("abcdef")]
+    (folder / "captions.tsv").write_text("\n".join(lines) + "\n")
+    source = data.load_pairs(f"caption_folder:{folder}", max_corrupt=1, verify=False)
+    words = text.train_tokenizer(["picture a b c d e f"], 64)
+    model = models.LIMoE.from_variant("limoe_ti8", vocabulary_size=words.vocabulary_size)
+    splits = source.splits.values()
+    found = [pair_evaluation.recalls(model, words, split, batch_size=4) for split in splits]
+    assert sum(len(texts) for _, texts in found) == 5
 
 
 def test_the_tokenizer_is_saved_with_run_and_model(pair_run):
@@ -103,7 +135,8 @@ def test_retrieval(pair_run, tmp_path, capsys):
     words = [f"--workdir={pair_run}", f"--out={tmp_path}"]
     assert cli.main(["retrieval", *words]) == 0
     printed = capsys.readouterr().out
-    assert "360 held-out images, 720 captions, 0 of them cut" in printed
+    assert "digits: 360 held-out images" in printed
+    assert "captions 720, 0 of them cut, 0 of unknown words alone" in printed
     found = json.loads((tmp_path / "retrieval.json").read_text())
     last = rows(pair_run, "eval")[-1]
     assert found["image_to_text"]["recall_at_5"] == pytest.approx(last["retrieval/image_to_text@5"])
@@ -172,6 +205,8 @@ def test_a_classifier_embeds_no_texts(command, finished_run, capsys):
         ("train.model=@VMoE", "vocabulary_size"),
         ("LIMoE.auxiliary_losses=('entropy',)", "auxiliary_losses must be of"),
         ("LIMoE.soft_minimum_experts={'text': 9}", "between 1 and num_experts=4"),
+        ("train.few_shot=@FewShot()", "has captions in place of classes"),
+        ("Retrieval.max_images=0", "Retrieval.max_images=0 must be a positive whole number"),
         ("pairs.vocabulary='nowhere.model'", "there is no such vocabulary"),
         ("pairs.text_length=1", "length=1"),
         ("ZeroShot.dataset=()", "ZeroShot.dataset is not given"),
