@@ -103,7 +103,9 @@ def _nearest(message: str, parameters: Mapping[str, Sequence[str]]) -> str:
     else:
         wrong = _WRONG_NAME.search(message)
         by_case = {name.lower(): name for name in parameters}
-        near = difflib.get_close_matches(wrong[1].lower(), by_case, 2) if wrong else []
+        asked = wrong[1].lower() if wrong else ""
+        # A name in another case is meant, whatever else is near.
+        near = [asked] if asked in by_case else difflib.get_close_matches(asked, by_case, 2)
         near = [by_case[name] for name in near]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

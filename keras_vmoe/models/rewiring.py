@@ -188,6 +188,11 @@ def with_image_mask(model: keras.Model) -> keras.Model:
         f"model must have one input, of images, or a dict of inputs. {model.name!r} has "
         f"{len(model.inputs)}",
     )
+    require(
+        not named or "mask" not in model.input,
+        f"model must not have an input 'mask' yet. {model.name!r} has {len(model.inputs)} inputs, "
+        "and that is one of them",
+    )
     own = model.input if named else {"images": model.inputs[0]}
     fresh = {
         name: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=name) for name, x in own.items()

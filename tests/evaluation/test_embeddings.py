@@ -9,9 +9,9 @@ from keras_vmoe import evaluation
 
 def pair_model(names=("image_embedding", "text_embedding")):
     """Embeddings that tell what they were made of."""
-    image, tokens = keras.Input((2, 2, 3), name="image"), keras.Input((4,), name="tokens")
+    image, tokens = keras.Input((2, 2, 3), name="images"), keras.Input((4,), name="tokens")
     outputs = (keras.layers.Flatten()(image), keras.layers.Rescaling(2.0)(tokens))
-    inputs = {"image": image, "tokens": tokens}
+    inputs = {"images": image, "tokens": tokens}
     return keras.Model(inputs, dict(zip(names, outputs, strict=True)))
 
 

@@ -42,12 +42,12 @@ def test_attention_pooling_is_the_formula(qk_norm):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: layers.TokenPooling("max"), "'first', 'last', 'mean'.*'max'"),
+        (lambda: layers.TokenPooling("median"), "'first', 'last', 'mean', 'max'.*'median'"),
         (
             lambda: layers.TokenPooling("last")(
                 np.ones((1, 2, 3)), token_mask=np.ones((1, 2), bool)
             ),
-            "token_mask is of the mean.*'last'",
+            "token_mask is of mean and max.*'last'",
         ),
         (lambda: layers.AttentionPooling(0, 4), "num_heads=0"),
         (lambda: layers.AttentionPooling(2, 0), "hidden_dim=0"),

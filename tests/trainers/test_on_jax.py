@@ -15,6 +15,7 @@ import pytest
 
 from keras_vmoe import models
 from keras_vmoe.trainers import cli, jax_run
+from keras_vmoe.trainers.few_shot_evaluation import FewShot
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from keras_vmoe.trainers.workdir import Workdir
 from tests.support.xla import COMPILE_FAST
@@ -146,20 +147,24 @@ def test_a_signal_ends_it_between_two_steps(tmp_path, number, code):
     assert "its weights are lost" in messages.splitlines()[-1]
 
 
+FEW_SHOT = FewShot(dataset="digits")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("distribution", "mirrored"),
         ("tpu", "local"),
         ("init_from", "workdir/other"),
-        ("few_shot", object()),
+        ("few_shot", FEW_SHOT),
     ],
 )
 def test_what_only_tensorflow_has_is_refused(name, value):
-    config = {"distribution": "one_device", "tpu": None, "init_from": None, "few_shot": None}
+    config = {"distribution": "one_device", "tpu": None, "init_from": None, "measurements": ()}
     jax_run.require_supported(types.SimpleNamespace(**config))
+    given = {"measurements": (value,)} if name == "few_shot" else {name: value}
     with pytest.raises(ValueError, match=f"^train.{name}.*unset KERAS_BACKEND") as caught:
-        jax_run.require_supported(types.SimpleNamespace(**{**config, name: value}))
+        jax_run.require_supported(types.SimpleNamespace(**{**config, **given}))
     assert ("takes all devices" in str(caught.value)) == (name in ("distribution", "tpu"))
     assert "object at" not in str(caught.value)
 

@@ -202,7 +202,7 @@ def test_a_classifier_embeds_no_texts(command, finished_run, capsys):
         ("train.label_smoothing=0.1", "train.label_smoothing=0.1 is of classification"),
         ("train.loss='sigmoid'", "such as LIMoE.loss"),
         ("train.mix=@Mixup()", "is of classification"),
-        ("train.model=@VMoE", "vocabulary_size"),
+        ("train.model=@VMoE", "take @LIMoE or @TwoTower"),
         ("LIMoE.auxiliary_losses=('entropy',)", "auxiliary_losses must be of"),
         ("LIMoE.soft_minimum_experts={'text': 9}", "between 1 and num_experts=4"),
         ("train.few_shot=@FewShot()", "has captions in place of classes"),
