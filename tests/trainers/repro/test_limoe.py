@@ -87,14 +87,14 @@ def test_the_runs_are_paired_by_seed(tmp_path):
 def test_the_sweep_asks_for_experts_and_trains_nothing_twice(tmp_path):
     runs = limoe.sweep(tmp_path, [0, 1], ["LIMoE.width=8"])
     assert list(runs) == [1, 2, 4, 8]
-    assert runs[2] == limoe.trainings(tmp_path, [0, 1], ["LIMoE.width=8"], ["limoe"])
-    for minimum in (1, 4, 8):
+    assert runs[4] == limoe.trainings(tmp_path, [0, 1], ["LIMoE.width=8"], ["limoe"])
+    for minimum in (1, 2, 8):
         of_seed = runs[minimum][1]
         assert of_seed.workdir == tmp_path / f"text_{minimum}-1"
         assert of_seed.bindings[-1] == "train.seed=1"
-    config = configure(runs[4][1])
+    config = configure(runs[2][1])
     model = config.model(image_size=32, channels=1, vocabulary_size=49, text_length=13)
-    assert model.arguments["soft_minimum_experts"] == {"image": 5, "text": 4}
+    assert model.arguments["soft_minimum_experts"] == {"image": 10, "text": 2}
     assert limoe.num_runs(3) == 3 * 6 + 2 * 3
     assert limoe.num_runs(1) == 6 + 3
 
@@ -111,7 +111,7 @@ def test_the_kinds_differ_in_what_they_are_named_after(pairs):
     first = found["limoe"].arguments
     # What the sweep takes for granted.
     minima = {"image": limoe.IMAGE_MINIMUM, "text": limoe.TEXT_MINIMUM}
-    assert (first["soft_minimum_experts"], first["num_experts"]) == (minima, 8)
+    assert (first["soft_minimum_experts"], first["num_experts"]) == (minima, 16)
     for kind, (losses, priority) in kinds.items():
         own = found[kind].arguments
         assert (tuple(own["auxiliary_losses"]), own["batch_priority"]) == (losses, priority)
@@ -165,7 +165,7 @@ def test_pairs_are_routed_as_they_lie(pairs, routed):
     assert routed.images.shape == (1000, 32, 32, 1)
     assert list(routed.records) == ["encoder_block_1_moe"]
     record = routed.records["encoder_block_1_moe"]
-    assert record.expert.shape == (1000, 16 + 13, 1)
+    assert record.expert.shape == (1000, 64 + 13, 1)
     tokens = pairs.tokenizer([next(iter(pairs.captions(pairs.eval)))])
     assert routed.tokens[0].tolist() == tokens[0].numpy().tolist()
     assert routed.piece(int(routed.tokens[0, 0])).startswith("▁")
@@ -202,13 +202,13 @@ def test_it_reads_judges_and_writes(untrained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(limoe, "train_all", pretend)
     words = [f"--gin_bindings={binding}" for binding in TINY]
     assert cli.main(["repro", "limoe", f"--out={tmp_path}", "--seeds=1", *words]) == 0
-    assert trained == [f"{k}-0" for k in KINDS] + ["text_1-0", "text_4-0", "text_8-0"]
+    assert trained == [f"{k}-0" for k in KINDS] + ["text_1-0", "text_2-0", "text_8-0"]
     found = json.loads((tmp_path / "repro.json").read_text())
     assert (found["steps"], found["seeds"]) == (4, [0])
     assert found["success_rates"]["limoe"] == {"image": [0.9], "text": [0.8]}
     assert found["soft_minimum_experts"] == {str(n): [6.0] for n in (1, 2, 4, 8)}
     assert set(found["history"]["limoe"][0][0]) == set(routing_row(2, 0, 0))
-    assert sum(map(sum, found["tokens_of_experts"]["encoder_block_1_moe"])) > 1000 * (16 + 2)
+    assert sum(map(sum, found["tokens_of_experts"]["encoder_block_1_moe"])) > 1000 * (64 + 2)
     assert len(found["claims"]) == 6 + 3 * 3 + 4
     printed = capsys.readouterr().out
     assert "9 runs" in printed
@@ -223,6 +223,6 @@ def test_a_run_measures_what_is_judged(tmp_path):
     assert [row["step"] for row in found] == [2, 4]
     for modality in limoe.MODALITIES:
         assert 0 < limoe.lowest(found[-1], modality, "success_rate") <= 1
-    assert 1 <= limoe.lowest(found[-1], "text", "effective_experts") <= 8.001
+    assert 1 <= limoe.lowest(found[-1], "text", "effective_experts") <= 16.001
     assert all(0 <= value[0] <= 1 for value in limoe._scores([run]).values())
     assert isinstance(keras.models.load_model(run.workdir / "model.keras"), models.ImageTextModel)
