@@ -145,18 +145,17 @@ def sweep(out: Path, seeds: Sequence[int], bindings: Sequence[str]) -> dict[int,
     """
     runs = {}
     for minimum in SOFT_MINIMA:
-        minima = {"image": IMAGE_MINIMUM, "text": minimum}
-        words = [*bindings, f"LIMoE.soft_minimum_experts={minima}"]
-        runs[minimum] = trainings(out, seeds, words, [LIMOE])
         if minimum == TEXT_MINIMUM:  # which the other runs train with
             runs[minimum] = trainings(out, seeds, bindings, [LIMOE])
             continue
+        minima = {"image": IMAGE_MINIMUM, "text": minimum}
+        words = [*bindings, f"LIMoE.soft_minimum_experts={minima}"]
         runs[minimum] = [
             run._replace(
                 name=f"LIMoE, {minimum} experts asked for text, seed {seed}",
                 workdir=out / f"text_{minimum}-{seed}",
             )
-            for seed, run in zip(seeds, runs[minimum], strict=True)
+            for seed, run in zip(seeds, trainings(out, seeds, words, [LIMOE]), strict=True)
         ]
     return runs
 
