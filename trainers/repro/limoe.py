@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from keras_vmoe import analysis
+from keras_vmoe import analysis, data
 from keras_vmoe.trainers.metrics_log import MetricsLog
+from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.repro.claims import Claim, table_lines, to_dicts
 from keras_vmoe.trainers.repro.limoe_routing import Routed, route
 from keras_vmoe.trainers.repro.paired import Estimate, difference, estimate
@@ -37,8 +38,8 @@ NAMES = {
     TWO_TOWER: "dense, two towers",
 }
 MODALITIES = ("image", "text")
-# Of 8 experts, what the runs ask for, and what the sweep asks for instead; its images as before.
-IMAGE_MINIMUM, TEXT_MINIMUM = 5, 2
+# Of 16 experts, what the runs ask for, and what the sweep asks for instead; its images as before.
+IMAGE_MINIMUM, TEXT_MINIMUM = 10, 4
 SOFT_MINIMA = (1, 2, 4, 8)
 SWEEP_SEEDS = 2
 MEASURES = {
@@ -70,6 +71,7 @@ class Measured(NamedTuple):
         scores: kind of run to the name of a measurement to its values at the end.
         history: sparse kind of run to the rows of training, for each seed.
         soft_minima: the soft minimum of experts for text to the last row of each run.
+        taken: the same to the experts that take held-out text, see `Routed.taken_experts`.
         routed: how the first seed's LIMoE routes held-out pairs.
     """
 
@@ -79,6 +81,7 @@ class Measured(NamedTuple):
     scores: dict[str, dict[str, list[float]]]
     history: dict[str, list[list[Row]]]
     soft_minima: dict[int, list[Row]]
+    taken: dict[int, list[float]]
     routed: Routed
 
     def kept(self, kind: str, modality: str) -> list[float]:
@@ -104,7 +107,6 @@ def lowest(row: Row, modality: str, what: str) -> float:
 
 def num_runs(seeds: int) -> int:
     """The number of runs for a number of seeds."""
-    # One of the soft minima is that of the other runs.
     return seeds * len(GIN_FILES) + min(seeds, SWEEP_SEEDS) * (len(SOFT_MINIMA) - 1)
 
 
@@ -141,18 +143,17 @@ def sweep(out: Path, seeds: Sequence[int], bindings: Sequence[str]) -> dict[int,
     """
     runs = {}
     for minimum in SOFT_MINIMA:
-        minima = {"image": IMAGE_MINIMUM, "text": minimum}
-        words = [*bindings, f"LIMoE.soft_minimum_experts={minima}"]
-        runs[minimum] = trainings(out, seeds, words, [LIMOE])
         if minimum == TEXT_MINIMUM:  # which the other runs train with
             runs[minimum] = trainings(out, seeds, bindings, [LIMOE])
             continue
+        minima = {"image": IMAGE_MINIMUM, "text": minimum}
+        words = [*bindings, f"LIMoE.soft_minimum_experts={minima}"]
         runs[minimum] = [
             run._replace(
                 name=f"LIMoE, {minimum} experts asked for text, seed {seed}",
                 workdir=out / f"text_{minimum}-{seed}",
             )
-            for seed, run in zip(seeds, runs[minimum], strict=True)
+            for seed, run in zip(seeds, trainings(out, seeds, words, [LIMOE]), strict=True)
         ]
     return runs
 
@@ -175,8 +176,7 @@ def measure(
     config = configure(runs[0])  # data and length are the same for all
     source = config.dataset()
     steps = length(config, source)
-    more = [run for n, of_minimum in swept.items() for run in of_minimum if n != TEXT_MINIMUM]
-    train_all([run._replace(steps=steps) for run in (*runs, *more)], processes)
+    train_all([run._replace(steps=steps) for run in _in_order(runs, swept)], processes)
     by_kind = {kind: runs[i :: len(GIN_FILES)] for i, kind in enumerate(GIN_FILES)}
     return Measured(
         seeds=tuple(seeds),
@@ -185,13 +185,27 @@ def measure(
         scores={kind: _scores(of_kind) for kind, of_kind in by_kind.items()},
         history={kind: [_routing(run) for run in by_kind[kind]] for kind in SPARSE},
         soft_minima={n: [_routing(run)[-1] for run in of_n] for n, of_n in swept.items()},
+        taken={n: [_taken(run, source.eval) for run in of_n] for n, of_n in swept.items()},
         routed=route(by_kind[LIMOE][0].workdir, source.eval),
     )
 
 
-def _macs(run: Training, source: Any) -> int:
+def _in_order(runs: Sequence[Training], swept: Mapping[int, Sequence[Training]]) -> list[Training]:
+    """Seed by seed, so that a command that is stopped has whole comparisons."""
+    order = []
+    for number, first in enumerate(range(0, len(runs), len(GIN_FILES))):
+        order += runs[first : first + len(GIN_FILES)]
+        order += [of_n[number] for of_n in swept.values() if number < len(of_n)]
+    return list(dict.fromkeys(order))  # one of the soft minima is that of the other runs
+
+
+def _macs(run: Training, source: Pairs) -> int:
     model = make_task(configure(run), source).make_model()
     return analysis.profile(model, training=True).macs
+
+
+def _taken(run: Training, split: data.Split) -> float:
+    return route(run.workdir, split).taken_experts("text")
 
 
 def _scores(runs: Sequence[Training]) -> dict[str, list[float]]:
@@ -273,14 +287,21 @@ def _soft_minimum_claims(found: Measured) -> list[Claim]:
     result = []
     for minimum, rows in found.soft_minima.items():
         used = [lowest(row, "text", "effective_experts") for row in rows]
-        result.append(
-            Claim(
-                f"text uses at least the {minimum} experts that it is asked to (relative)",
-                f"{estimate([n / 100 for n in used]).words()} experts",
-                _above([n / minimum for n in used], 1.0),
+        for words, values in (("gates", used), ("tokens", found.taken[minimum])):
+            of = "expert" if minimum == 1 else "experts"
+            result.append(
+                Claim(
+                    f"asked for {minimum} {of}, text spreads its {words} over as many (relative)",
+                    f"{_count(values)} experts",
+                    _above([n / minimum for n in values], 1.0),
+                )
             )
-        )
     return result
+
+
+def _count(values: Sequence[float]) -> str:
+    mean = estimate(values)
+    return f"{mean.mean:.2f}" + (f" ± {mean.error:.2f}" if mean.count > 1 else "")
 
 
 def table(found: Measured) -> str:
@@ -289,7 +310,7 @@ def table(found: Measured) -> str:
         f"seeds {', '.join(map(str, found.seeds))}; {found.steps} steps; in %, mean ± standard "
         "error; the gain is paired by seed, with its 95% interval",
         "success rates: of the last rows of training, in the MoE layer where they are lowest; "
-        "experts: exp(H) of the mean gates, there too",
+        "experts, there too: exp(H) of the mean gates, and of the shares of held-out tokens",
         "",
         f"{'run':<30}{'MACs/pair':<12}"
         + "".join(f"{words:<20}" for words in MEASURES.values())
@@ -319,6 +340,7 @@ def to_dict(found: Measured) -> dict[str, Any]:
             minimum: [lowest(row, "text", "effective_experts") for row in rows]
             for minimum, rows in found.soft_minima.items()
         },
+        "experts_that_take_text": found.taken,
         "tokens_of_experts": {
             layer: analysis.modality_counts(record).tolist()
             for layer, record in found.routed.records.items()

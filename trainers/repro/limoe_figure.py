@@ -29,6 +29,7 @@ from keras_vmoe.trainers.repro.paired import estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _STYLES = {
     LIMOE: {"color": canvas.SPARSE, "linestyle": "-"},
@@ -60,6 +61,7 @@ def plot_limoe(found: Measured, path: str | Path) -> None:
     for axis in (*above, *below):
         canvas.plain_axes(axis)
     count = len(found.seeds)
+    _draw_legend(figure, found)
     figure.suptitle(
         f"LIMoE in miniature: {found.steps} steps on scenes of digits with captions, {count} "
         f"seed{'s' * (count > 1)}, standard errors"
@@ -81,6 +83,16 @@ def _plot_routing(found: Measured, path: Path) -> None:
     figures.plot_tokens_of_experts(
         routed.tokens, last.of_modality("text"), routed.piece, beside("tokens")
     )
+
+
+def _draw_legend(figure: Figure, found: Measured) -> None:
+    """One legend for lines and bars, which have the same colours."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], linewidth=3, **style) for style in _STYLES.values()]
+    names = [f"{NAMES[kind]} ({found.macs[kind] / 1e6:.2f} MMACs a pair)" for kind in _STYLES]
+    place = {"loc": "outside lower center", "ncols": 3, "fontsize": 8, "frameon": False}
+    figure.legend(handles, names, **place)
 
 
 def _row(panel: str, series: str, x: Any, values: list[float]) -> dict[str, Any]:
@@ -107,13 +119,19 @@ def _draw_success(axis: Axes, found: Measured, modality: str) -> list[dict[str, 
         means = 100 * np.array([row["value"] for row in line])
         errors = 100 * np.nan_to_num([row["standard_error"] for row in line])
         axis.plot(steps, means, label=NAMES[kind], **_STYLES[kind])
-        axis.fill_between(steps, means - errors, means + errors, alpha=0.2, **_STYLES[kind])
+        axis.fill_between(
+            steps,
+            means - errors,
+            means + errors,
+            alpha=0.2,
+            color=_STYLES[kind]["color"],
+            linewidth=0,
+        )
     axis.axhline(100 * KEPT, color="#606060", linewidth=0.8)
     axis.set_ylim(min(50.0, *(100 * row["value"] - 5 for row in rows)), 101)
     axis.set_xlabel("training step", fontsize=9)
     axis.set_ylabel("tokens that get an expert (%)", fontsize=9)
     axis.set_title(f"{modality} tokens, the MoE layer with the lowest rate", fontsize=10)
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
     return rows
 
 
@@ -130,31 +148,36 @@ def _draw_scores(axis: Axes, found: Measured) -> list[dict[str, Any]]:
             yerr=[100 * np.nan_to_num(row["standard_error"]) for row in bars],
             error_kw={"linewidth": 1, "capsize": 2},
             color=_STYLES[kind]["color"],
-            label=f"{NAMES[kind]} ({found.macs[kind] / 1e6:.2f} MMACs)",
         )
     axis.set_xticks(range(len(MEASURES)), MEASURES.values(), fontsize=8)
     axis.set_ylabel("accuracy, recall (%)", fontsize=9)
     axis.set_title("held-out digits and pairs, equal steps", fontsize=10)
-    axis.legend(fontsize=7, frameon=False)
     return rows
 
 
 def _draw_soft_minima(axis: Axes, found: Measured) -> list[dict[str, Any]]:
-    rows = []
-    for minimum, last in found.soft_minima.items():
-        used = [lowest(row, "text", "effective_experts") for row in last]
-        rows.append(_row("soft minimum", "text", minimum, used))
-    asked = [row["x"] for row in rows]
+    asked = list(found.soft_minima)
     axis.plot(asked, asked, color="#606060", linestyle=":", label="as many as asked for")
-    axis.errorbar(
-        asked,
-        [row["value"] for row in rows],
-        [np.nan_to_num(row["standard_error"]) for row in rows],
-        color=canvas.SPARSE,
-        marker="o",
-        capsize=3,
-        label="exp(H) of the mean gates, lowest layer",
-    )
+    gates = {
+        n: [lowest(row, "text", "effective_experts") for row in last]
+        for n, last in found.soft_minima.items()
+    }
+    rows = []
+    for series, values, marker, colour in (
+        ("mean gates in training", gates, "o", canvas.SPARSE),
+        ("held-out tokens", found.taken, "s", canvas.DENSE),
+    ):
+        line = [_row("soft minimum", series, n, values[n]) for n in asked]
+        rows += line
+        axis.errorbar(
+            asked,
+            [row["value"] for row in line],
+            [np.nan_to_num(row["standard_error"]) for row in line],
+            color=colour,
+            marker=marker,
+            capsize=3,
+            label=f"exp(H) of {series}, lowest layer",
+        )
     axis.set_xticks(asked)
     axis.set_ylim(0)
     axis.set_xlabel("soft minimum of experts for text", fontsize=9)

@@ -27,6 +27,22 @@ class Routed(NamedTuple):
     records: dict[str, analysis.RoutingRecord]
     piece: Callable[[int], str]
 
+    def taken_experts(self, modality: str) -> float:
+        """How many experts take a modality's tokens, in the layer where they are fewest.
+
+        It is `exp(H)` of the experts' shares of the tokens. Gates that are undecided are spread
+        over more experts than the tokens are.
+
+        Args:
+            modality: "image" or "text".
+        """
+        found = []
+        for record in self.records.values():
+            taken = analysis.modality_counts(record)[:, record.modalities.index(modality)]
+            shares = taken[taken > 0] / taken.sum()
+            found.append(float(np.exp(-np.sum(shares * np.log(shares)))))
+        return min(found)
+
 
 def route(workdir: Path, split: data.Split, batch_size: int = 250) -> Routed:
     """Returns how the model of a run routes the pairs of a split.
