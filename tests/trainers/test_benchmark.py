@@ -331,6 +331,7 @@ def test_routing_metrics_can_be_left_out():
         assert counts == ({1.0} if enabled else {0.0})
 
 
+@pytest.mark.slow
 def test_model_table_and_json(tmp_path, capsys):
     file = tmp_path / "model.json"
     command = "benchmark model --rows=dense,last_1:2 --image_size=64 --batch_size=2 --rounds=1"
@@ -354,6 +355,7 @@ def test_model_table_and_json(tmp_path, capsys):
     assert "plain ViT: 0.1 M parameters.\n" in text
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own():
     # This process holds half a gigabyte more than the measuring one; it must not be counted.
     ballast = np.ones(2**29, "uint8")

@@ -16,6 +16,7 @@ def run(capsys, *words):
     return code, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_a_workdir_as_onnx(finished_run, tmp_path, capsys):
     path = tmp_path / "new" / "model.onnx"
     code, out, err = run(capsys, finished_run, path, "--batch_size=dynamic", "--images_alone")

@@ -68,7 +68,12 @@ def test_each_image_is_answered_as_if_it_were_alone(model_file, folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "batch_size"), [("served", 1), ("model.onnx", None), ("model.tflite", 1)]
+    ("name", "batch_size"),
+    [
+        ("served", 1),
+        pytest.param("model.onnx", None, marks=pytest.mark.slow),
+        pytest.param("model.tflite", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_exported_models_say_the_same(model_file, folder, tmp_path, capsys, name, batch_size):
     import keras

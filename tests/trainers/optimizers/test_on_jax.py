@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.jax
+@pytest.mark.slow
 def test_updates_on_jax_equal_those_on_tensorflow(tmp_path):
     path = tmp_path / "numbers.npz"
     done = subprocess.run(

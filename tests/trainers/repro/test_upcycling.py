@@ -133,6 +133,7 @@ def command(folder, *more):
     return ["repro", "upcycling", f"--out={folder / 'out'}", "--seeds=1", *words, *more]
 
 
+@pytest.mark.slow
 def test_it_trains_measures_and_judges(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(upcycling, "train_all", train_here)
     assert cli.main(command(tmp_path, "--extra=1.5")) == 0
