@@ -30,6 +30,7 @@ PAIRS = (
     "pairs.name='labelled:digits'",
     "train.retrieval=None",
     "train.zero_shot=None",
+    "train.few_shot=None",
     "LIMoE.noise_std=0.0",
     "LIMoE.pairs_per_group=4",
     "LIMoE.capacity_factor=0.9",

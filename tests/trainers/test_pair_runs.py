@@ -14,7 +14,7 @@ from tests.trainers.tiny import PICTURE, SHORT, TINY_LIMOE, train
 
 # Captions of single scans: few words, and few images to embed.
 PAIRS = ("pairs.name='labelled:digits'", "pairs.templates=('a {}', 'the digit {}')")
-LIMOE = (*TINY_LIMOE, *SHORT, *PAIRS, "ZeroShot.templates='class_name_only'")
+LIMOE = (*TINY_LIMOE, *SHORT, *PAIRS, "ZeroShot.templates='class_name_only'", "FewShot.seeds=1")
 GIN = {"gin_file": "runs/limoe/quickstart.gin", "tiny": LIMOE}
 
 
@@ -37,6 +37,7 @@ def test_rows_hold_what_was_measured(pair_run):
         assert found == sorted(found)
         assert 0 <= found[0] <= found[-1] <= 1
     assert 0 <= last["zeroshot/digits"] <= 1
+    assert last["fewshot/10shot"] > 0.1  # chance
     layer = rows(pair_run, "train")[-1]
     for name in ("image", "text"):
         assert 0 < layer[f"encoder_block_0_moe/{name}_success_rate"] <= 1
@@ -205,7 +206,7 @@ def test_a_classifier_embeds_no_texts(command, finished_run, capsys):
         ("train.model=@VMoE", "take @LIMoE or @TwoTower"),
         ("LIMoE.auxiliary_losses=('entropy',)", "auxiliary_losses must be of"),
         ("LIMoE.soft_minimum_experts={'text': 9}", "between 1 and num_experts=4"),
-        ("train.few_shot=@FewShot()", "has captions in place of classes"),
+        ("FewShot.dataset=None", "has captions in place of classes"),
         ("Retrieval.max_images=0", "Retrieval.max_images=0 must be a positive whole number"),
         ("pairs.vocabulary='nowhere.model'", "there is no such vocabulary"),
         ("pairs.text_length=1", "length=1"),
