@@ -44,14 +44,14 @@ def rows(workdir):
     return MetricsLog(workdir / "metrics.jsonl").rows()
 
 
-def assert_same_losses(ones, others, **tolerance):
+def assert_same_losses(ones, others, metrics=("dropped", "confidence", "entropy"), **tolerance):
     for one, other in zip(ones, others, strict=True):
         assert (one["step"], one["split"]) == (other["step"], other["split"])
         np.testing.assert_allclose(one["loss"], other["loss"], **tolerance)
         assert one["accuracy"] == pytest.approx(other["accuracy"])
         if one["split"] == "train":
             np.testing.assert_allclose(one["auxiliary_loss"], other["auxiliary_loss"], rtol=1e-4)
-            for name in ("dropped", "confidence", "entropy"):
+            for name in metrics:
                 key = f"encoder_block_0_moe/{name}"
                 np.testing.assert_allclose(one[key], other[key], rtol=1e-5)
 
@@ -79,7 +79,8 @@ def pairs_alone(tmp_path_factory):
 def test_pairs_of_all_replicas_are_told_apart(devices, pairs_alone, tmp_path):
     found = run(devices, tmp_path, MIRRORED, TASK="pairs")
     assert len(found) == 6
-    assert_same_losses(found, pairs_alone, rtol=0, atol=1e-5)
+    # Replicas have different numbers of words: a mean over tokens is not the mean of theirs.
+    assert_same_losses(found, pairs_alone, metrics=(), rtol=0, atol=1e-5)
 
 
 def test_a_run_on_replicas_resumes_with_its_noise(tmp_path):
