@@ -349,7 +349,8 @@ class MoEMLP(keras.layers.Layer):
         if groups.modality is not None:
             names = self.router.modalities
             found |= ops.modality_statistics(plan, groups.modality, names, groups.mask)
-            found |= {f"{n}_soft_minimum": x for n, x in self.router.soft_minimum_experts.items()}
+            for name, minimum in self.router.soft_minimum_experts.items():
+                found[f"{name}_soft_minimum"] = kops.convert_to_tensor(minimum, dtype="float32")
         for name, value in found.items():
             effects.emit_metric(self._trackers[name], value)
 
