@@ -27,7 +27,7 @@ def test_the_quickstart_learns_digits_with_all_its_experts(tmp_path):
 
 @pytest.mark.slow
 def test_a_quarter_of_limoes_quickstart_learns_which_caption_is_whose(tmp_path):
-    # The whole of it takes five minutes; its header says what it reaches.
+    # Its header says what the whole of it reaches.
     bindings = ("train.steps=200", "train.eval_every=None", "cosine.warmup_steps=50")
     words = [f"--gin_bindings={binding}" for binding in bindings]
     run = ["train", "--gin_file=runs/limoe/quickstart.gin", f"--workdir={tmp_path}", *words]
