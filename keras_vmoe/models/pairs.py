@@ -11,6 +11,7 @@ from keras import ops as kops
 from keras_vmoe import layers, ops
 from keras_vmoe.layers import effects
 from keras_vmoe.models.base import FunctionalModel, VisionModel
+from keras_vmoe.ops.contrastive import KINDS
 from keras_vmoe.ops.validation import require, require_choice
 
 Graph = Callable[[], tuple[Any, Any]]
@@ -35,7 +36,7 @@ class Projection:
 
 def logit_scale(config: dict[str, Any]) -> layers.LogitScale:
     """The scale of the logits, and their bias where the loss is the sigmoid one."""
-    require_choice("loss", config["loss"], ("softmax", "sigmoid"))
+    require_choice("loss", config["loss"], KINDS)
     bias = config["bias_init"] if config["loss"] == "sigmoid" else None
     return layers.LogitScale(config["scale_init"], bias, name="logit_scale")
 

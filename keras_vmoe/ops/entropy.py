@@ -13,8 +13,12 @@ from typing import Any
 
 from keras import ops
 
-from keras_vmoe.ops.losses import safe_divide, squared_coefficient_of_variation
-from keras_vmoe.ops.validation import require, require_rank, require_same_axes
+from keras_vmoe.ops.losses import (
+    safe_divide,
+    squared_coefficient_of_variation,
+    token_weights,
+)
+from keras_vmoe.ops.validation import require, require_rank
 
 
 def token_entropy(probabilities: Any) -> Any:
@@ -52,14 +56,6 @@ def of_modality(modality: Any, index: int, mask: Any = None) -> Any:
     return found if mask is None else ops.logical_and(found, ops.cast(mask, "bool"))
 
 
-def _weights(gates: Any, mask: Any) -> Any:
-    require_rank("gates", gates, 3, "[groups, tokens, experts]")
-    if mask is None:
-        return ops.ones(ops.shape(gates)[:2], dtype=gates.dtype)
-    require_same_axes("mask", mask, gates)
-    return ops.cast(mask, gates.dtype)
-
-
 def mean_gates(gates: Any, mask: Any = None) -> Any:
     """Mean gates over the tokens of all groups, `[e]`; zeros where there is no token.
 
@@ -75,14 +71,10 @@ def mean_gates(gates: Any, mask: Any = None) -> Any:
     >>> np.asarray(ops.mean_gates(gates)).tolist()
     [0.75, 0.25]
     """
+    require_rank("gates", gates, 3, "[groups, tokens, experts]")
     gates = ops.convert_to_tensor(gates)
-    weights = _weights(gates, mask)
+    weights = token_weights(gates, mask)
     sums = ops.sum(gates * ops.expand_dims(weights, -1), axis=(0, 1))
-    return _mean(sums, weights)
-
-
-def _mean(sums: Any, weights: Any) -> Any:
-    """`[n]` sums over tokens divided by the tokens."""
     return safe_divide(sums, ops.broadcast_to(ops.sum(weights), ops.shape(sums)))
 
 
@@ -105,10 +97,10 @@ def local_entropy_loss(gates: Any, mask: Any = None) -> Any:
 
     Reference: Mustafa et al. 2022, arXiv 2206.02770, eq. 2.
     """
+    require_rank("gates", gates, 3, "[groups, tokens, experts]")
     gates = ops.convert_to_tensor(gates)
-    weights = _weights(gates, mask)
-    total = ops.sum(token_entropy(gates) * weights)
-    return _mean(ops.reshape(total, [1]), weights)[0]
+    weights = token_weights(gates, mask)
+    return safe_divide(ops.sum(token_entropy(gates) * weights), ops.sum(weights))
 
 
 def global_entropy_loss(gates: Any, mask: Any = None, threshold: float | None = None) -> Any:
@@ -152,7 +144,7 @@ def global_entropy_loss(gates: Any, mask: Any = None, threshold: float | None = 
     )
     loss = ops.maximum(threshold - entropy, 0.0)
     # Without tokens there is no entropy, and nothing to ask for.
-    some = ops.sum(_weights(gates, mask)) > 0
+    some = ops.sum(token_weights(gates, mask)) > 0
     return ops.where(some, loss, ops.zeros_like(loss))
 
 
@@ -177,10 +169,11 @@ def balanced_importance_loss(probabilities: Any, masks: list[Any]) -> Any:
     >>> float(ops.balanced_importance_loss(gates, [~text, text])[0])
     0.0
     """
+    require_rank("probabilities", probabilities, 3, "[groups, tokens, experts]")
     probabilities = ops.convert_to_tensor(probabilities)
     importance = 0.0
     for mask in masks:
-        weights = ops.expand_dims(_weights(probabilities, mask), -1)
+        weights = ops.expand_dims(token_weights(probabilities, mask), -1)
         sums = ops.sum(probabilities * weights, axis=1)
         importance += safe_divide(sums, ops.broadcast_to(ops.sum(weights, axis=1), ops.shape(sums)))
     return squared_coefficient_of_variation(importance)

@@ -20,7 +20,7 @@ from keras_vmoe.ops.validation import (
 )
 
 
-def _weights(values: Any, mask: Any) -> Any:
+def token_weights(values: Any, mask: Any) -> Any:
     """`[g, s]` ones, with zeros for masked tokens, in the dtype of `values`."""
     if mask is None:
         return ops.ones(ops.shape(values)[:2], dtype=values.dtype)
@@ -39,7 +39,7 @@ def _token_mean(values: Any, mask: Any) -> Any:
     """Mean over the tokens of a group: `[g, s]` to `[g]`, or `[g, s, e]` to `[g, e]`."""
     if mask is None:
         return ops.mean(values, axis=1)
-    weights = _weights(values, mask)
+    weights = token_weights(values, mask)
     count = ops.sum(weights, axis=1)
     if len(values.shape) == 3:
         weights, count = ops.expand_dims(weights, -1), ops.expand_dims(count, -1)
@@ -74,7 +74,7 @@ def importance_loss(probabilities: Any, mask: Any = None) -> Any:
     """
     require_rank("probabilities", probabilities, 3, "[groups, tokens, experts]")
     probabilities = ops.convert_to_tensor(probabilities)
-    weights = ops.expand_dims(_weights(probabilities, mask), -1)
+    weights = ops.expand_dims(token_weights(probabilities, mask), -1)
     return squared_coefficient_of_variation(ops.sum(probabilities * weights, axis=1))
 
 

@@ -92,13 +92,11 @@ def routing_statistics(
     """
     shares = expert_shares(plan)
     gates = _gates(plan)
-    # Adding inside the logarithm: 0 * log(0) has to be 0.
-    entropy = -ops.sum(gates * ops.log(gates + 1e-20), axis=-1)
     statistics = {
         "expert_load_min": ops.min(shares),
         "expert_load_max": ops.max(shares),
         "confidence": _masked_mean(ops.max(gates, axis=-1), mask),
-        "entropy": _masked_mean(entropy, mask),
+        "entropy": _masked_mean(token_entropy(gates), mask),
     }
     if not isinstance(plan, SoftPlan):
         statistics["dropped"] = dropped_share(plan, mask)
@@ -150,14 +148,13 @@ def modality_statistics(
     Reference: Mustafa et al. 2022, arXiv 2206.02770, section 4 (success rates).
     """
     gates = ops.cast(plan.gates, "float32")
-    found = {}
+    entropy, found = token_entropy(gates), {}
     for index, name in enumerate(names):
         own = of_modality(modality, index, mask)
-        weights = ops.cast(own, "float32")
         found[f"{name}_success_rate"] = 1.0 - dropped_share(plan, own)
         found[f"{name}_effective_experts"] = ops.exp(token_entropy(mean_gates(gates, own)))
-        found[f"{name}_local_entropy"] = _masked_mean(token_entropy(gates), own)
-        found[f"{name}_tokens"] = ops.sum(weights)
+        found[f"{name}_local_entropy"] = _masked_mean(entropy, own)
+        found[f"{name}_tokens"] = ops.sum(ops.cast(own, "float32"))
     return found
 
 
