@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-from keras import ops as kops
 
 from keras_vmoe import ops
 from keras_vmoe.layers.top_k_router import LossTerms, TopKRouter
@@ -163,21 +162,20 @@ class ModalityRouter(TopKRouter):
         self._require_inputs(inputs)
         require_rank("modality", modality, 2, "[groups, tokens]")
         require_same_axes("modality", modality, inputs)
-        k = self._choices_per_token(num_selected)
-        if capacity is None:
-            capacity = self.capacity(inputs.shape[1], training, num_selected, capacity_factor)
         masks = {
             name: ops.of_modality(modality, index, mask)
             for index, name in enumerate(self.modalities)
         }
-        return self._plan(
-            kops.matmul(inputs, self.kernel),
-            k,
-            capacity if group_capacity is None else group_capacity,
-            self.batch_priority if batch_priority is None else batch_priority,
+        return self._route(
+            inputs,
             mask,
             noise,
+            capacity,
+            group_capacity,
             training,
+            num_selected,
+            capacity_factor,
+            batch_priority,
             lambda gates: self._losses_of_modalities(gates, masks, mask),
         )
 

@@ -146,6 +146,32 @@ class TopKRouter(Router):
         capacity_factor: float | None = None,
         batch_priority: bool | None = None,
     ) -> ops.TokenChoicePlan:
+        return self._route(
+            inputs,
+            mask,
+            noise,
+            capacity,
+            group_capacity,
+            training,
+            num_selected,
+            capacity_factor,
+            batch_priority,
+        )
+
+    def _route(
+        self,
+        inputs: Any,
+        mask: Any,
+        noise: Any,
+        capacity: Any,
+        group_capacity: Any,
+        training: bool,
+        num_selected: int | None,
+        capacity_factor: float | None,
+        batch_priority: bool | None,
+        further_losses: Callable[[Any], LossTerms] | None = None,
+    ) -> ops.TokenChoicePlan:
+        """A call, with the losses that a router of another kind adds; see `_plan`."""
         self._require_inputs(inputs)
         k = self._choices_per_token(num_selected)
         if capacity is None:
@@ -158,6 +184,7 @@ class TopKRouter(Router):
             mask,
             noise,
             training,
+            further_losses,
         )
 
     def _plan(
