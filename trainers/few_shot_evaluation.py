@@ -12,13 +12,14 @@ import numpy as np
 
 from keras_vmoe import data, evaluation, models
 from keras_vmoe.evaluation.few_shot import checked_draws
+from keras_vmoe.trainers.measurement import Periodic, require_positive
 from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 DataSource = str | Callable[[], data.ImageSource]
 
 
-class FewShot:
+class FewShot(Periodic):
     """Measures few-shot transfer while a model is being trained. Gin calls it `FewShot`.
 
     Only the images that are drawn go through the model. The labels of streams (large sets of
@@ -67,12 +68,9 @@ class FewShot:
         crop: data.Crop | None = None,
         batch_size: int = 256,
     ) -> None:
-        for name, value in (("seeds", seeds), ("every", every), ("batch_size", batch_size)):
-            optional = name == "every" and value is None
-            if not optional and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"FewShot.{name}={value!r} must be a positive whole number")
+        super().__init__(every, batch_size, crop)
+        require_positive(self, "seeds", seeds)
         self.shots, self.seeds = checked_draws(shots, range(seeds))
-        self.every, self.crop, self.batch_size = every, crop, batch_size
         several = isinstance(dataset, (tuple, list))
         self._datasets = tuple(dataset) if several else (dataset,)
         if not self._datasets or not all(d is None or _is_source(d) for d in self._datasets):
@@ -82,14 +80,6 @@ class FewShot:
             )
         self._draws: dict[str, Draws] = {}
         self._extractor: tuple[keras.Model, keras.Model] | None = None
-
-    def is_due(self, step: int) -> bool:
-        """Whether to measure at an evaluation of the run.
-
-        Args:
-            step: the steps taken.
-        """
-        return self.every is None or step % self.every == 0
 
     def prepare(self, own: data.ImageSource | None = None) -> list[str]:
         """Loads the datasets, so that an error comes before training and not after an hour.

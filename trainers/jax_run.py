@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import data, distribution, models
+from keras_vmoe import distribution, models
 from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.trainers import announcements, gin_config, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
@@ -27,7 +27,7 @@ from keras_vmoe.trainers.jax_evaluation import JaxEvaluation, mean_of_each
 from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.progress import Progress
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
-from keras_vmoe.trainers.tasks import Classification
+from keras_vmoe.trainers.tasks import Classification, verify
 from keras_vmoe.trainers.workdir import OF_MEASURING, Workdir
 
 Batch = Mapping[str, np.ndarray]
@@ -111,8 +111,7 @@ class JaxRun:
         try:
             self._alternate()
         except tf.errors.OpError:
-            data.verify(self.source.train)
-            data.verify(self.source.eval)
+            verify(self.source)
             raise
         finally:
             self._progress.close()

@@ -45,3 +45,36 @@ class Measurement(Protocol):
             own: the data of the run.
             on_batch: called after each batch; what it raises ends the measurement.
         """
+
+
+def require_positive(made: object, name: str, value: Any) -> None:
+    """Raises a `ValueError` that names a parameter of gin unless it is a positive whole number."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{type(made).__name__}.{name}={value!r} must be a positive whole number")
+
+
+class Periodic:
+    """When a measurement is due, and how it reads images.
+
+    Args:
+        every: steps between two measurements, at the evaluations of the run; `None`: at each.
+        batch_size: images of one step.
+        crop: how an image becomes a square.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    def __init__(self, every: int | None, batch_size: int, crop: Any) -> None:
+        if every is not None:
+            require_positive(self, "every", every)
+        require_positive(self, "batch_size", batch_size)
+        self.every, self.batch_size, self.crop = every, batch_size, crop
+
+    def is_due(self, step: int) -> bool:
+        """Whether to measure at an evaluation of the run.
+
+        Args:
+            step: the steps taken.
+        """
+        return self.every is None or step % self.every == 0

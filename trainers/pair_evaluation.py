@@ -11,31 +11,16 @@ import numpy as np
 
 from keras_vmoe import data, evaluation, models, text
 from keras_vmoe.trainers.few_shot_evaluation import DataSource
+from keras_vmoe.trainers.measurement import Periodic, require_positive
 from keras_vmoe.trainers.pairs import Pairs
 
 OnBatch = Callable[[], None]
 
 
-class _PairMeasurement:
-    """What both have in common: when they are due, and what they embed with."""
+class _PairMeasurement(Periodic):
+    """What both have in common: they are of runs on image-text pairs."""
 
     parameter: str
-
-    def __init__(self, every: int | None, batch_size: int, crop: data.Crop | None) -> None:
-        for name, value in (("every", every), ("batch_size", batch_size)):
-            optional = name == "every" and value is None
-            if not optional and (not isinstance(value, int) or value < 1):
-                kind = type(self).__name__
-                raise ValueError(f"{kind}.{name}={value!r} must be a positive whole number")
-        self.every, self.batch_size, self.crop = every, batch_size, crop
-
-    def is_due(self, step: int) -> bool:
-        """Whether to measure at an evaluation of the run.
-
-        Args:
-            step: the steps taken.
-        """
-        return self.every is None or step % self.every == 0
 
     def _require_pairs(self, own: data.ImageSource | Pairs | None) -> None:
         if not isinstance(own, Pairs):
@@ -71,8 +56,7 @@ class Retrieval(_PairMeasurement):
         crop: data.Crop | None = None,
     ) -> None:
         super().__init__(every, batch_size, crop)
-        if not isinstance(max_images, int) or max_images < 1:
-            raise ValueError(f"Retrieval.max_images={max_images!r} must be a positive whole number")
+        require_positive(self, "max_images", max_images)
         self.max_images, self._split = max_images, None
 
     def prepare(self, own: data.ImageSource | Pairs | None = None) -> list[str]:
@@ -271,7 +255,6 @@ def embed_texts(
     tokenizer: text.Tokenizer,
     texts: Sequence[str],
     batch_size: int,
-    on_batch: OnBatch = lambda: None,
 ) -> np.ndarray:
     """Returns the embeddings of texts, `[n, d]`.
 
@@ -280,13 +263,11 @@ def embed_texts(
         tokenizer: of the model.
         texts: strings.
         batch_size: texts of one step.
-        on_batch: called after each batch.
     """
     found = []
     for start in range(0, len(texts), batch_size):
         tokens = tokenizer(list(texts[start : start + batch_size]))
         found.append(keras.ops.convert_to_numpy(model.text_encoder.predict_on_batch(tokens)))
-        on_batch()
     return np.concatenate(found)
 
 

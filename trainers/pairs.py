@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from keras_vmoe import data, text
@@ -48,18 +49,9 @@ class Pairs:
         if not self._tokenizer and self._vocabulary:
             self._tokenizer = text.Tokenizer.load(self._vocabulary, self._length)
         if not self._tokenizer:
-            captions = self.captions(self.train)
+            captions = itertools.chain.from_iterable(data.read_captions(self.train))
             self._tokenizer = text.train_tokenizer(captions, self._size, self._length)
         return self._tokenizer
-
-    def captions(self, split: data.Split) -> Iterator[str]:
-        """Yields all captions of a split.
-
-        Args:
-            split: `train` or `eval`.
-        """
-        for several in data.read_captions(split):
-            yield from several
 
     def take_tokenizer(self, path: Path) -> None:
         """Takes the tokenizer that a run was trained with in place of this one.

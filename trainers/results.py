@@ -65,9 +65,10 @@ def draw_routing(
     """
 
     modalities = [record.modalities for record in records.values()]
-    # The tokens of a text tower are no patches.
-    of_images = {n: record for n, record in records.items() if not n.startswith("text_")}
-    if any(modalities):
+    if not any(modalities):
+        # The tokens of a text tower are no patches.
+        of_images = {n: record for n, record in records.items() if not n.startswith("text_")}
+    else:
         of_images = {name: record.of_modality("image") for name, record in records.items()}
         counts = {name: analysis.modality_counts(record) for name, record in records.items()}
         figures.plot_expert_modality(counts, workdir.modalities, modalities[0])

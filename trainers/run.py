@@ -10,13 +10,13 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import orbit
 import tensorflow as tf
 
-from keras_vmoe import checkpoints, data, distribution, models
+from keras_vmoe import checkpoints, distribution, models
 from keras_vmoe.trainers import (
     announcements,
     errors,
@@ -36,8 +36,11 @@ from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.progress import Progress
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 from keras_vmoe.trainers.summaries import Summaries, begin_session
-from keras_vmoe.trainers.tasks import make_task
+from keras_vmoe.trainers.tasks import make_task, verify
 from keras_vmoe.trainers.workdir import Workdir
+
+if TYPE_CHECKING:
+    from keras_vmoe import data
 
 
 class Run:
@@ -70,9 +73,7 @@ class Run:
         replicas = self._strategy.num_replicas_in_sync
         strategies.check_batch_size("batch_size", config.batch_size, replicas)
         keras.utils.set_random_seed(config.seed)
-        self.source = config.dataset()
-        if isinstance(self.source, Pairs) and self._chief.has_checkpoints():
-            self.source.take_tokenizer(self._chief.tokenizer)
+        self.source = self._load_source()
         self.task = make_task(config, self.source)
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
@@ -117,6 +118,13 @@ class Run:
             if self._mesh is not None:
                 meshed.copy_to_mesh(model, self.model, self._mesh)
         self.loop.feed(self._distribute(self._training_batches, config.batch_size))
+
+    def _load_source(self) -> data.ImageSource | Pairs:
+        """The data; of pairs with the tokenizer that the run, if there is one, was begun with."""
+        source = self.config.dataset()
+        if isinstance(source, Pairs) and self._chief.has_checkpoints():
+            source.take_tokenizer(self._chief.tokenizer)
+        return source
 
     def _restore(self) -> int:
         """Returns the step of the checkpoint to go on from; 0 where there is none."""
@@ -180,8 +188,7 @@ class Run:
                 f"with the same command, and they go on from {self.checkpoints.latest or 'step 0'}"
             ) from error
         except tf.errors.OpError:
-            data.verify(self.source.train)
-            data.verify(self.source.eval)
+            verify(self.source)
             raise
         finally:
             self._progress.close()

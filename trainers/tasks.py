@@ -71,36 +71,16 @@ class Classification:
         config = self._config
         return data.make_dataset(
             self._source.train,
-            batch_size=config.batch_size,
-            image_size=config.image_size,
-            channels=config.image_channels(self._source),
-            training=True,
-            seed=config.seed,
-            start_step=start_step,
-            num_shards=shards,
-            shard_index=shard,
-            crop=config.crop,
-            augment=config.augment,
             mix=config.mix,
             repeats=config.repeats,
             num_classes=self._source.num_classes,
-            cache=config.cache,
+            **_training(config, self._source, start_step, shards, shard),
         )
 
     def held_out_batches(self, batch_size: int, shards: int = 1, shard: int = 0) -> tf.data.Dataset:
         """Returns batches of `{"image", "label", "mask"}`, padded at the end."""
-        config = self._config
-        return data.make_dataset(
-            self._source.eval,
-            batch_size=batch_size,
-            num_shards=shards,
-            shard_index=shard,
-            image_size=config.image_size,
-            channels=config.image_channels(self._source),
-            crop=config.eval_crop,
-            cache=config.cache,
-            pad=True,
-        )
+        arguments = _held_out(self._config, self._source, batch_size, shards, shard)
+        return data.make_dataset(self._source.eval, **arguments)
 
     def inputs(self, batch: Batch) -> tf.Tensor:
         """Returns the images."""
@@ -175,38 +155,13 @@ class Contrast:
         self, start_step: int = 0, shards: int = 1, shard: int = 0
     ) -> tf.data.Dataset:
         """Returns endless batches of `{"image", "tokens"}`."""
-        config = self._config
-        return data.make_pairs(
-            self._pairs.train,
-            self._pairs.tokenizer,
-            batch_size=config.batch_size,
-            image_size=config.image_size,
-            channels=config.image_channels(self._pairs),
-            training=True,
-            seed=config.seed,
-            start_step=start_step,
-            num_shards=shards,
-            shard_index=shard,
-            crop=config.crop,
-            augment=config.augment,
-            cache=config.cache,
-        )
+        arguments = _training(self._config, self._pairs, start_step, shards, shard)
+        return data.make_pairs(self._pairs.train, self._pairs.tokenizer, **arguments)
 
     def held_out_batches(self, batch_size: int, shards: int = 1, shard: int = 0) -> tf.data.Dataset:
         """Returns batches of `{"image", "tokens", "mask"}`, padded at the end."""
-        config = self._config
-        return data.make_pairs(
-            self._pairs.eval,
-            self._pairs.tokenizer,
-            batch_size=batch_size,
-            num_shards=shards,
-            shard_index=shard,
-            image_size=config.image_size,
-            channels=config.image_channels(self._pairs),
-            crop=config.eval_crop,
-            cache=config.cache,
-            pad=True,
-        )
+        arguments = _held_out(self._config, self._pairs, batch_size, shards, shard)
+        return data.make_pairs(self._pairs.eval, self._pairs.tokenizer, **arguments)
 
     def inputs(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Returns images and tokens, by the model's names."""
@@ -222,6 +177,66 @@ class Contrast:
         """Writes `model.keras`: raw images and texts to embeddings."""
         tokenizer = self._pairs.tokenizer
         results.save_model(models.ImageTextModel(model, tokenizer.model), workdir)
+
+
+def _training(
+    config: TrainConfig,
+    source: data.ImageSource | Pairs,
+    start_step: int,
+    shards: int,
+    shard: int,
+) -> dict[str, Any]:
+    """How both kinds of data are read for training."""
+    return {
+        **_reading(config, source, config.batch_size, shards, shard),
+        "training": True,
+        "seed": config.seed,
+        "start_step": start_step,
+        "crop": config.crop,
+        "augment": config.augment,
+    }
+
+
+def _held_out(
+    config: TrainConfig,
+    source: data.ImageSource | Pairs,
+    batch_size: int,
+    shards: int,
+    shard: int,
+) -> dict[str, Any]:
+    """How both kinds of held-out data are read."""
+    reading = _reading(config, source, batch_size, shards, shard)
+    return {**reading, "crop": config.eval_crop, "pad": True}
+
+
+def _reading(
+    config: TrainConfig,
+    source: data.ImageSource | Pairs,
+    batch_size: int,
+    shards: int,
+    shard: int,
+) -> dict[str, Any]:
+    return {
+        "batch_size": batch_size,
+        "image_size": config.image_size,
+        "channels": config.image_channels(source),
+        "num_shards": shards,
+        "shard_index": shard,
+        "cache": config.cache,
+    }
+
+
+def verify(source: data.ImageSource | Pairs) -> None:
+    """Has the data name a file that cannot be decoded, which TensorFlow's errors do not.
+
+    Args:
+        source: a run's data.
+
+    Raises:
+        ValueError: as `data.verify`, of examples to train on or held out.
+    """
+    data.verify(source.train)
+    data.verify(source.eval)
 
 
 def make_task(config: TrainConfig, source: data.ImageSource | Pairs) -> Task:

@@ -221,10 +221,7 @@ def load(
     elif place.is_dir():
         found = _load_run(place, files, bindings)
     else:
-        model = _load_file(place)
-        found = Trained(
-            place, model.model, model.class_names, str(place), files, bindings, model.tokenizer
-        )
+        found = _load_file(place).trained(place, str(place), files, bindings)
     if pairs is not None and pairs != (found.tokenizer is not None):
         raise ValueError(f"{found.origin} {_WRONG_KIND[pairs]}")
     return found
@@ -237,15 +234,20 @@ class _Weights(NamedTuple):
     class_names: tuple[str, ...] = ()
     tokenizer: text.Tokenizer | None = None
 
+    def trained(
+        self, path: Path, origin: str, files: tuple[str, ...], bindings: tuple[str, ...]
+    ) -> Trained:
+        """These, with where they are from and what says their data."""
+        return Trained(path, self.model, self.class_names, origin, files, bindings, self.tokenizer)
+
 
 def _load_best(best: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
     """The best checkpoint of a run, as `WORKDIR/checkpoints/best` names it."""
     config = best.parent.parent / "config.gin"
     if not config.is_file():
         raise ValueError(f"{best} is not in the workdir of a run: {config} is missing")
-    model, step, _ = _from_checkpoint(best, config)
-    origin, files = f"{best}, step {step:,}", (str(config), *gin_files)
-    return Trained(best, model.model, model.class_names, origin, files, bindings, model.tokenizer)
+    weights, step, _ = _from_checkpoint(best, config)
+    return weights.trained(best, f"{best}, step {step:,}", (str(config), *gin_files), bindings)
 
 
 def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...]) -> Trained:
@@ -257,10 +259,7 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
         errors.warn(f"{file} is damaged; taking the newest checkpoint beside it")
     # A run that goes on after its end has checkpoints that are newer than its model.
     if file.is_file() and (is_whole or not newest) and all(written_after(file, p) for p in newest):
-        model = _load_file(file)
-        return Trained(
-            folder, model.model, model.class_names, str(file), files, bindings, model.tokenizer
-        )
+        return _load_file(file).trained(folder, str(file), files, bindings)
     if not config.is_file():
         raise ValueError(
             f"{folder} is not the workdir of a run: it holds neither model.keras nor config.gin"
@@ -269,9 +268,9 @@ def _load_run(folder: Path, gin_files: tuple[str, ...], bindings: tuple[str, ...
         raise ValueError(
             f"{folder} holds no checkpoint yet; let keras-vmoe train go on, or give another workdir"
         )
-    model, step, total = _from_checkpoint(folder / "checkpoints", config)
+    weights, step, total = _from_checkpoint(folder / "checkpoints", config)
     origin = f"{folder}, step {step:,}" + (" (not finished)" if step < total else "")
-    return Trained(folder, model.model, model.class_names, origin, files, bindings, model.tokenizer)
+    return weights.trained(folder, origin, files, bindings)
 
 
 # Twins.

@@ -121,7 +121,7 @@ def _train(values: flags.FlagValues, path: Path) -> None:
 def _captions(split: data.Split, limit: int) -> list[str]:
     from keras_vmoe import data
 
-    captions = (caption for several in data.read_captions(split) for caption in several)
+    captions = itertools.chain.from_iterable(data.read_captions(split))
     return list(itertools.islice(captions, limit))
 
 
