@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vmoe import analysis, models
+from keras_vmoe import analysis, data, models
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from keras_vmoe.trainers.repro import limoe, limoe_figure, limoe_routing
@@ -170,7 +170,7 @@ def test_pairs_are_routed_as_they_lie(pairs, routed):
     assert list(routed.records) == ["encoder_block_1_moe"]
     record = routed.records["encoder_block_1_moe"]
     assert record.expert.shape == (1000, 64 + 13, 1)
-    tokens = pairs.tokenizer([next(iter(pairs.captions(pairs.eval)))])
+    tokens = pairs.tokenizer(next(iter(data.read_captions(pairs.eval)))[:1])
     assert routed.tokens[0].tolist() == tokens[0].numpy().tolist()
     assert routed.piece(int(routed.tokens[0, 0])).startswith("▁")
 
