@@ -78,7 +78,7 @@ class JaxEvaluation:
             "accuracy": ops.sum(hits(batch["label"], logits) * weights),
         }
         auxiliary = sum((ops.cast(x, "float32") for x in losses), ops.zeros(()))
-        metrics = {metric.name: value for metric, value in updates}
+        metrics = {metric.name: value for metric, value, _ in updates}
         return of_images, {"auxiliary_loss": auxiliary, **metrics}
 
 

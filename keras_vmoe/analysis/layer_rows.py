@@ -267,11 +267,27 @@ def _moe_mlp(layer: layers.MoEMLP, call: LayerCall, tokens: int, width: int) -> 
     return parts.mixture(layer.name, tokens, width, layer.hidden_dim, e, cost)
 
 
+@layer_profile.register(layers.ImageRouter)
+def _(layer: layers.ImageRouter, call: LayerCall) -> LayerProfile:
+    width = layer.kernel.shape[0]
+    return parts.dense(layer.name, (), width, layer.num_experts, layer.use_bias)
+
+
+@_of_tokens(layers.ImageMoEMLP)
+def _image_moe_mlp(
+    layer: layers.ImageMoEMLP, call: LayerCall, tokens: int, width: int
+) -> LayerProfile:
+    # The plan that it is called with begins with the experts of an image.
+    k = call.shapes[1][0] if len(call.shapes) > 1 else 1
+    cost = parts.RoutingCost(0, 0, k * tokens, k)
+    return parts.mixture(layer.name, tokens, width, layer.hidden_dim, layer.num_experts, cost)
+
+
 @_of_tokens(layers.EncoderBlock)
 def _encoder_block(
     layer: layers.EncoderBlock, call: LayerCall, tokens: int, width: int
 ) -> LayerProfile:
-    row = call.of(layer.mlp, (tokens, width), **call.arguments)
+    row = call.of(layer.mlp, (tokens, width), *call.shapes[1:], **call.arguments)
     segments = call.arguments.get("segments")
     return parts.encoder_block(
         layer.name, tokens, width, layer.num_heads, layer.qk_norm, row, segments

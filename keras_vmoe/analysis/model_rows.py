@@ -13,6 +13,7 @@ from keras_vmoe.analysis.routing_costs import Counting, Group, router_settings, 
 from keras_vmoe.analysis.rows import LayerProfile
 from keras_vmoe.models.efficient_ensemble import vmoe_arguments
 from keras_vmoe.models.limoe import MODALITIES, evaluation_capacity_factor
+from keras_vmoe.models.mobile_vmoe import check_arguments, first_moe_block
 from keras_vmoe.models.placement import moe_blocks
 from keras_vmoe.models.vit import POOLINGS, Members, image_shape
 from keras_vmoe.models.vmoe import ROUTERS, images_per_group
@@ -22,8 +23,9 @@ Rows = Callable[[SimpleNamespace, Counting], list[LayerProfile]]
 Mlp = Callable[[int, int], LayerProfile]
 _MODELS: dict[type, Rows] = {}
 
+_TOP_K = layers.TopKRouter
 _ROUTER_CLASSES = {
-    "top_k": layers.TopKRouter,
+    "top_k": _TOP_K,
     "expert_choice": layers.ExpertChoiceRouter,
     "soft": layers.SoftRouter,
 }
@@ -102,6 +104,32 @@ def _ensemble(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
     return _transformer(a, mlp, Members(a.num_members, first))
 
 
+@register_model(models.MobileVMoE)
+def _mobile_vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
+    """An image uses k experts of each MoE layer, whose router is one row for all of them."""
+    check_arguments(vars(a))
+    first, k, e = first_moe_block(vars(a)), a.num_selected, a.num_experts
+    name = f"encoder_block_{first}"
+    if a.routing == "token":
+        sparse = {**vars(a), "placement": f"final_{a.num_moe_layers}"}
+        return _transformer(a, _sparse_mlp(SimpleNamespace(**sparse), counting, _TOP_K, 8))
+    if a.routing == "dense":
+        return _transformer(
+            a, lambda i, t: parts.mlp("mlp", t, a.width, a.mlp_dim * (k if i >= first else 1))
+        )
+
+    def mlp(i: int, tokens: int) -> LayerProfile:
+        if i < first:
+            return parts.mlp("mlp", tokens, a.width, a.mlp_dim)
+        cost = parts.RoutingCost(0, 0, k * tokens, k)
+        return parts.mixture(f"encoder_block_{i}_moe", tokens, a.width, a.mlp_dim, e, cost)
+
+    rows = _transformer(a, mlp)
+    router = parts.dense("router", (), a.width, e, a.router_bias)
+    rows.insert([row.name for row in rows].index(name), router)
+    return rows
+
+
 @register_model(models.LIMoE)
 def _limoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
     """One pair, or one modality of it alone."""
@@ -124,7 +152,7 @@ def _limoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
         parts.encoder_block(f"encoder_block_{i}", *sizes, mlp(i, tokens), segments)
         for i in range(a.num_layers)
     ]
-    rows.append(parts.layer_norm("encoder_norm", (tokens, a.width)))
+    rows.append(parts.encoder_norm(tokens, a.width))
     dim = a.projection_dim or a.width
     rows += [parts.dense(f"{name}_projection", (), a.width, dim) for name in modalities]
     if counting.modality is None:
@@ -183,7 +211,7 @@ def _transformer(
     count, first = members or (1, 0)
     rows += blocks[:first]
     rows += [row.times(count) for row in blocks[first:]]
-    rows.append(parts.layer_norm("encoder_norm", (t, a.width)))
+    rows.append(parts.encoder_norm(t, a.width))
     if a.pooling == "map":
         pooling = parts.attention_pooling("pooling", t, a.width, a.num_heads, a.mlp_dim, a.qk_norm)
         rows.append(pooling.times(count))

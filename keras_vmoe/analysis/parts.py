@@ -5,6 +5,7 @@ Axis letters: t tokens per image, d width, h hidden width, e experts, k choices 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,8 +42,14 @@ def _size(shape: tuple[int | None, ...]) -> int:
     return math.prod(side or 0 for side in shape)
 
 
+def encoder_norm(tokens: int, width: int) -> LayerProfile:
+    """The layer norm behind the last block; those inside blocks count with the attention."""
+    row = layer_norm("encoder_norm", (tokens, width))
+    return dataclasses.replace(row, pointwise=5 * tokens * width)
+
+
 def layer_norm(name: str, shape: tuple[int | None, ...], center: bool = True) -> LayerProfile:
-    """A layer norm over the last axis; its arithmetic is not counted."""
+    """A layer norm over the last axis; its multiplications are not counted."""
     return LayerProfile(name, tuple(shape), (1 + center) * shape[-1])
 
 
@@ -113,13 +120,20 @@ def attention(
         (queries, width),
         4 * (width**2 + width) + (2 * (width // num_heads) if qk_norm else 0),
         macs=projections + 2 * scores * width,
+        pointwise=6 * queries * width + 4 * scores * num_heads,
     )
 
 
 def mlp(name: str, tokens: int, width: int, hidden: int) -> LayerProfile:
     """Two linear layers: `2tdh` MACs."""
     params = 2 * width * hidden + hidden + width
-    return LayerProfile(name, (tokens, width), params, macs=2 * tokens * width * hidden)
+    return LayerProfile(
+        name,
+        (tokens, width),
+        params,
+        macs=2 * tokens * width * hidden,
+        pointwise=10 * tokens * hidden,
+    )
 
 
 def mixture(
@@ -142,6 +156,7 @@ def mixture(
                 num_experts * one.params,
                 round(idle),
                 round(routing.expert_rows * one.macs),
+                pointwise=round(routing.expert_rows * one.pointwise),
             ),
         ],
     )

@@ -155,7 +155,7 @@ class JaxTrainStep:
                 logits, others_after, losses = self.model.stateless_call(
                     trainable, others, batch["image"], training=True, return_losses=True
                 )
-            metrics = {metric.name: value for metric, value in updates}
+            metrics = {metric.name: value for metric, value, _ in updates}
             loss = kops.mean(self.loss(batch["label"], logits))
             auxiliary = sum((kops.cast(x, "float32") for x in losses), kops.zeros(()))
             return loss + auxiliary, (loss, auxiliary, logits, others_after, metrics)

@@ -15,6 +15,8 @@ from keras_vmoe.layers.embedding import resize_position_embedding as resize_posi
 from keras_vmoe.layers.embedding import sincos_2d as sincos_2d
 from keras_vmoe.layers.ensemble_router import EnsembleTopKRouter as EnsembleTopKRouter
 from keras_vmoe.layers.experts import ExpertMLP as ExpertMLP
+from keras_vmoe.layers.image_moe_mlp import ImageMoEMLP as ImageMoEMLP
+from keras_vmoe.layers.image_router import ImageRouter as ImageRouter
 from keras_vmoe.layers.members import EnsembleAverage as EnsembleAverage
 from keras_vmoe.layers.members import RepeatMembers as RepeatMembers
 from keras_vmoe.layers.members import SplitMembers as SplitMembers

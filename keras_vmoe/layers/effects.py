@@ -44,7 +44,7 @@ class _State(threading.local):
     def __init__(self) -> None:
         self.collected: list[tuple[str, Any, Any]] | None = None
         self.metrics = True
-        self.updates: list[tuple[Any, Any]] | None = None
+        self.updates: list[tuple[Any, Any, Any]] | None = None
         self.records: list[RoutingCall] | None = None
         self.noise: list[Any] | None = None
         self.terms: dict[str, Any] = {}
@@ -69,36 +69,37 @@ def collect_effects() -> contextlib.AbstractContextManager[list[tuple[str, Any, 
 
 
 def collect_metrics() -> contextlib.AbstractContextManager[list[tuple[Any, Any]]]:
-    """Holds back metric updates alone within a `with` block: (metric, value)."""
+    """Holds back metric updates alone within a `with` block: (metric, value, weights)."""
     return _set("updates", [])
 
 
-def rematerialize(layer: keras.layers.Layer, function: Any, inputs: Any) -> Any:
-    """`function(inputs)`, computed again in the backward pass instead of kept in memory.
+def rematerialize(layer: keras.layers.Layer, function: Any, *inputs: Any) -> Any:
+    """`function(*inputs)`, computed again in the backward pass instead of kept in memory.
 
     Random seeds are drawn before and losses and metrics carried out after, so what is computed
     twice is a pure function.
 
     Args:
         layer: whose sublayers' seed generators the function draws from.
-        function: from one tensor to one tensor.
-        inputs: the tensor.
+        function: from tensors to one tensor.
+        *inputs: the tensors. Others that the function reads get no gradient.
     """
     generators = _seed_generators(layer)
     owners: list[tuple[str, Any]] = []
 
-    def pure(x: Any, *seeds: Any) -> tuple[Any, ...]:
+    def pure(*arguments: Any) -> tuple[Any, ...]:
+        given, seeds = arguments[: len(inputs)], arguments[len(inputs) :]
         with (
             fixed_seeds(generators, seeds),
             _kept_losses(layer),
             collect_effects() as collected,
         ):
-            outputs = function(x)
+            outputs = function(*given)
         owners[:] = [(kind, owner) for kind, owner, _ in collected]
         return (outputs, *(value for _, _, value in collected))
 
     seeds = [generator.next() for generator in generators]
-    outputs, *values = keras.remat(pure)(inputs, *seeds)
+    outputs, *values = keras.remat(pure)(*inputs, *seeds)
     for (kind, owner), value in zip(owners, values, strict=True):
         (emit_loss if kind == "loss" else emit_metric)(owner, value)
     return outputs
@@ -136,16 +137,19 @@ def emit_loss(layer: keras.layers.Layer, value: Any) -> None:
         layer.add_loss(value)
 
 
-def emit_metric(metric: keras.metrics.Metric, value: Any) -> None:
-    """`metric.update_state(value)`, unless metrics are off or effects are being collected."""
+def emit_metric(metric: keras.metrics.Mean, value: Any, weights: Any = None) -> None:
+    """`metric.update_state(value, weights)`, unless metrics are off or effects are being collected.
+
+    Layers, whose effects may be collected, give no weights.
+    """
     if not _state.metrics:
         return
     if _state.collected is not None:
         _state.collected.append(("metric", metric, value))
     elif _state.updates is not None:
-        _state.updates.append((metric, value))
+        _state.updates.append((metric, value, weights))
     elif not _emptied(metric):
-        metric.update_state(value)
+        metric.update_state(value, weights)
 
 
 def _emptied(metric: keras.metrics.Metric) -> bool:

@@ -56,15 +56,19 @@ class ExpertMLP(keras.layers.Layer):
         bias_initializer: of each expert's biases.
 
     Call arguments:
-        inputs: `[e, n, d]`, or `[m, d]` rows sorted by expert together with `group_sizes`.
+        inputs: `[e, n, d]`; or `[m, d]` rows sorted by expert together with `group_sizes`; or
+            `[b, t, d]` together with `expert`.
         group_sizes: optional `[e]` ints, how many consecutive rows each expert has.
+        expert: optional `[b]` ints, the expert that each `[t, d]` goes through. The kernels of that
+            expert are gathered for it, so few of them are cheaper than `group_sizes`.
         training: switches dropout on.
 
     Returns:
         As `inputs`.
 
     Raises:
-        ValueError: inputs whose first axis is not the number of experts, values out of range.
+        ValueError: inputs whose first axis is not the number of experts, `group_sizes` and `expert`
+            both, values out of range.
 
     Example:
 
@@ -123,7 +127,13 @@ class ExpertMLP(keras.layers.Layer):
                 weight = self.add_weight(name=f"{name}_{part}", shape=shape, initializer=stacked)
                 setattr(self, f"{name}_{part}", weight)
 
-    def call(self, inputs: Any, group_sizes: Any = None, training: bool = False) -> Any:
+    def call(
+        self, inputs: Any, group_sizes: Any = None, expert: Any = None, training: bool = False
+    ) -> Any:
+        require(
+            group_sizes is None or expert is None,
+            "give one of group_sizes and expert. Received: both",
+        )
         dropout = None
         if self.dropout is not None:
             dropout = lambda x: self.dropout(x, training=training)  # noqa: E731
@@ -139,14 +149,22 @@ class ExpertMLP(keras.layers.Layer):
                 dropout,
             )
         require(
-            len(inputs.shape) == 3 and inputs.shape[0] in (None, self.num_experts),
-            f"inputs must have shape [{self.num_experts}, rows, width] where group_sizes is not "
-            f"given. Received: {tuple(inputs.shape)}",
+            len(inputs.shape) == 3 and (expert is not None or self._one_for_each(inputs)),
+            f"inputs must have shape [{self.num_experts}, rows, width] where neither group_sizes "
+            f"nor expert is given. Received: {tuple(inputs.shape)}",
         )
-        hidden = kops.matmul(inputs, self.hidden_kernel) + kops.expand_dims(self.hidden_bias, 1)
-        hidden = self.activation(hidden)
+
+        def own(weight: Any) -> Any:
+            return weight if expert is None else kops.take(weight, expert, axis=0)
+
+        hidden = kops.matmul(inputs, own(self.hidden_kernel))
+        hidden = self.activation(hidden + kops.expand_dims(own(self.hidden_bias), 1))
         hidden = dropout(hidden) if dropout else hidden
-        return kops.matmul(hidden, self.output_kernel) + kops.expand_dims(self.output_bias, 1)
+        outputs = kops.matmul(hidden, own(self.output_kernel))
+        return outputs + kops.expand_dims(own(self.output_bias), 1)
+
+    def _one_for_each(self, inputs: Any) -> bool:
+        return inputs.shape[0] in (None, self.num_experts)
 
     def compute_output_shape(
         self, input_shape: tuple[int | None, ...], *args: Any, **kwargs: Any

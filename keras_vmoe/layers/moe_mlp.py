@@ -40,7 +40,7 @@ def token_mask(mask: Any) -> Any:
     return mask if mask is not None and len(mask.shape) == 2 else None
 
 
-def _has_accelerator() -> bool:
+def has_accelerator() -> bool:
     return any(not name.startswith("cpu") for name in keras.distribution.list_devices())
 
 
@@ -313,7 +313,7 @@ class MoEMLP(keras.layers.Layer):
             tokens.shape[1],
             self.hidden_dim,
             keras.backend.backend(),
-            _has_accelerator(),
+            has_accelerator(),
         )
 
     def _mix(self, tokens: Any, plan: Any, slots: Any, training: bool) -> Any:

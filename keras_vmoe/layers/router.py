@@ -17,7 +17,7 @@ from keras_vmoe.ops.validation import (
 )
 
 
-def _float32_policy(dtype: Any) -> Any:
+def float32_policy(dtype: Any) -> Any:
     """Routers compute in float32 whatever the policy (in float64 where that is asked for)."""
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     return "float64" if policy.compute_dtype == "float64" else "float32"
@@ -61,7 +61,7 @@ class Router(keras.layers.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "dtype": _float32_policy(kwargs.get("dtype"))})
+        super().__init__(**{**kwargs, "dtype": float32_policy(kwargs.get("dtype"))})
         require_positive_int("num_experts", num_experts)
         for name, factor in (
             ("capacity_factor", capacity_factor),

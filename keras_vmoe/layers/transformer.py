@@ -10,6 +10,7 @@ import keras
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
 from keras_vmoe.layers.attention import make_attention
+from keras_vmoe.layers.image_moe_mlp import ImageMoEMLP
 from keras_vmoe.layers.moe_mlp import MoEMLP, token_mask
 from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
 
@@ -128,8 +129,8 @@ class EncoderBlock(keras.layers.Layer):
 
     Args:
         num_heads: attention heads; must divide the width.
-        mlp: the block's MLP: `MLP`, `MoEMLP`, any layer from `[b, t, d]` to `[b, t, d]`, or its
-            config.
+        mlp: the block's MLP: `MLP`, `MoEMLP`, `ImageMoEMLP`, any layer from `[b, t, d]` to
+            `[b, t, d]`, or its config.
         qk_norm: layer norm on queries and keys.
         dropout_rate: dropout behind the attention.
         attention_dropout_rate: dropout on attention weights.
@@ -145,6 +146,7 @@ class EncoderBlock(keras.layers.Layer):
         attention_masks: for each segment `[b, its length]` bool, the tokens that may be attended
             to, or `None`; `None` for all.
         modality: `[b, t]` ints for a sparse MLP with a `ModalityRouter`.
+        plan: of an `ImageRouter`, for an `ImageMoEMLP`, and for that alone.
         training: switches dropout and router noise on.
         num_selected, capacity_factor, batch_priority: passed to a sparse MLP.
 
@@ -218,6 +220,11 @@ class EncoderBlock(keras.layers.Layer):
         """Whether the MLP is a mixture of experts."""
         return isinstance(self.mlp, MoEMLP)
 
+    @property
+    def routes_images(self) -> bool:
+        """Whether the MLP is a mixture of experts that whole images go to."""
+        return isinstance(self.mlp, ImageMoEMLP)
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         require(
             len(input_shape) == 3 and input_shape[-1] is not None,
@@ -244,6 +251,7 @@ class EncoderBlock(keras.layers.Layer):
         segments: Sequence[int] | None = None,
         attention_masks: Sequence[Any] | None = None,
         modality: Any = None,
+        plan: ops.ImagePlan | None = None,
         training: bool = False,
         num_selected: int | None = None,
         capacity_factor: float | None = None,
@@ -268,14 +276,25 @@ class EncoderBlock(keras.layers.Layer):
             f"modality is of a block with a sparse MLP; that of {self.name!r} is dense. "
             "Leave it out",
         )
+        require(
+            (plan is not None) == self.routes_images,
+            f"plan must be that of an ImageRouter for the ImageMoEMLP of {self.name!r}. Received: "
+            "plan=None"
+            if self.routes_images
+            else f"plan is of a block with an ImageMoEMLP; {self.name!r} has a "
+            f"{type(self.mlp).__name__}. Leave it out",
+        )
         segments = _segments(inputs, segments, attention_masks)
+        # Its weights have gradients.
+        weight = () if plan is None else (ops.ImagePlan(*plan).weight,)
 
-        def forward(x: Any) -> Any:
-            return self._forward(x, segments, arguments)
+        def forward(x: Any, *weight: Any) -> Any:
+            own = {"plan": ops.ImagePlan(*plan)._replace(weight=weight[0])} if weight else {}
+            return self._forward(x, segments, {**arguments, **own})
 
         if self.remat and training and not effects.noise_is_handed():
-            return effects.rematerialize(self, forward, inputs)
-        return forward(inputs)
+            return effects.rematerialize(self, forward, inputs, *weight)
+        return forward(inputs, *weight)
 
     def _forward(self, x: Any, segments: Segments, arguments: dict[str, Any]) -> Any:
         training = arguments["training"]

@@ -80,8 +80,8 @@ class FunctionalModel(keras.Model):
         *others, metrics_variables = auxiliary
         mapping = list(zip(self.metrics_variables, metrics_variables, strict=True))
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            for metric, value in updates:
-                metric.update_state(value)
+            for metric, value, weights in updates:
+                metric.update_state(value, weights)
         metrics_variables = [scope.get_current_value(v) for v in self.metrics_variables]
         return loss, (*others, metrics_variables)
 

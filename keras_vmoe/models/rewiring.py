@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_vmoe.layers import EncoderBlock, MoEMLP
+from keras_vmoe.layers import EncoderBlock, ImageRouter, MoEMLP
 from keras_vmoe.models.base import rewired
 from keras_vmoe.models.classifier import Classifier
 from keras_vmoe.ops.validation import require
@@ -15,8 +15,11 @@ from keras_vmoe.ops.validation import require
 Call = Callable[..., Any]
 
 
-def _is_sparse(layer: Any) -> bool:
-    return isinstance(layer, MoEMLP) or (isinstance(layer, EncoderBlock) and layer.is_sparse)
+def _routing(layer: Any) -> MoEMLP | ImageRouter | None:
+    """What takes the further arguments in a layer, if it is called with them."""
+    if isinstance(layer, EncoderBlock) and layer.is_sparse:
+        return layer.mlp
+    return layer if isinstance(layer, MoEMLP | ImageRouter) else None
 
 
 def _is_graph(layer: Any) -> bool:
@@ -52,17 +55,16 @@ def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[
         nonlocal count
         if not isinstance(layer, keras.layers.Layer):  # an operation of keras.ops
             return layer(*args, **kwargs)
-        if _is_sparse(layer):
+        if (routing := _routing(layer)) is not None:
             count += 1
-            moe = layer if isinstance(layer, MoEMLP) else layer.mlp
-            moe.check_routing(**{n: v for n, v in arguments.items() if n != "mask"})
+            routing.check_routing(**{n: v for n, v in arguments.items() if n != "mask"})
             return layer(*args, **{**kwargs, **_with_both_masks(arguments, kwargs)})
-        if _is_graph(layer) and any(_is_sparse(x) for x in layer._flatten_layers()):
+        if _is_graph(layer) and any(map(_routing, layer._flatten_layers())):
             outputs, inner = _rerun(_functional(layer), args[0], arguments)
             count += inner
             return outputs
         require(
-            not any(isinstance(inner, MoEMLP) for inner in layer._flatten_layers()),
+            not any(isinstance(x, MoEMLP | ImageRouter) for x in layer._flatten_layers()),
             f"layer {layer.name!r} ({type(layer).__name__}) holds a MoE layer that cannot be "
             "reached from the graph. Build it of functional layers, or let its own call take the "
             "arguments and hand them on",

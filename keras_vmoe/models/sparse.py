@@ -8,11 +8,13 @@ from typing import Any
 
 import keras
 
-from keras_vmoe.layers import MoEMLP
+from keras_vmoe.layers import ImageMoEMLP, MoEMLP
 
 
 def moe_layers(model: keras.Model) -> list[MoEMLP]:
-    """The MoE layers of a model, at any depth, each once, in the model's order.
+    """The layers of a model that send tokens to experts, at any depth, each once, in its order.
+
+    Those of a `MobileVMoE`, which send whole images, are not among them.
 
     Args:
         model: any Keras model.
@@ -32,11 +34,15 @@ def moe_layers(model: keras.Model) -> list[MoEMLP]:
     >>> [layer.name for layer in models.moe_layers(model)]
     ['encoder_block_1_moe', 'encoder_block_3_moe']
     """
-    found: dict[int, MoEMLP] = {}
+    return _held(model, MoEMLP)
+
+
+def _held(model: keras.Model, kind: type) -> list[Any]:
+    found: dict[int, Any] = {}
 
     def look_into(layer: keras.layers.Layer) -> None:
         for inner in layer._flatten_layers(recursive=False, include_self=False):
-            if isinstance(inner, MoEMLP):
+            if isinstance(inner, kind):
                 found.setdefault(id(inner), inner)
             else:
                 look_into(inner)
@@ -46,7 +52,7 @@ def moe_layers(model: keras.Model) -> list[MoEMLP]:
 
 
 def is_sparse(model: keras.Model) -> bool:
-    """Whether a model holds a MoE layer, at any depth.
+    """Whether a model holds a MoE layer, of tokens or of whole images, at any depth.
 
     Args:
         model: any Keras model.
@@ -57,7 +63,7 @@ def is_sparse(model: keras.Model) -> bool:
     >>> models.is_sparse(models.from_variant("vit_ti16", image_size=32, num_layers=1))
     False
     """
-    return bool(moe_layers(model))
+    return bool(_held(model, MoEMLP | ImageMoEMLP))
 
 
 def exact_capacity(model: keras.Model) -> contextlib.AbstractContextManager[None]:

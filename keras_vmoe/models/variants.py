@@ -8,6 +8,7 @@ from typing import Any
 from keras_vmoe.models.base import VisionModel, argument_names
 from keras_vmoe.models.efficient_ensemble import EfficientEnsemble
 from keras_vmoe.models.limoe import LIMoE
+from keras_vmoe.models.mobile_vmoe import MobileVMoE
 from keras_vmoe.models.vit import ViT
 from keras_vmoe.models.vmoe import VMoE
 from keras_vmoe.ops.validation import require
@@ -67,7 +68,26 @@ def _table() -> dict[str, tuple[type[VisionModel], dict[str, Any]]]:
     table["eee_s32"] = (EfficientEnsemble, {**_SIZES["vmoe_s"], "patch_size": 32, **ensemble})
     for name, arguments in _limoe().items():
         table[f"limoe_{name}"] = (LIMoE, arguments)
+    for name, arguments in _mobile().items():
+        table[f"mobile_vmoe_{name}"] = (MobileVMoE, arguments)
     return table
+
+
+def _mobile() -> dict[str, dict[str, Any]]:
+    """Mobile V-MoE's presets: Daxberger et al. 2023, arXiv 2309.04354, figure 3 and table 2; the
+    last is the base of its ablations."""
+    presets = {
+        f"{layers}x{width}": {
+            "num_layers": layers,
+            "width": width,
+            "mlp_dim": 4 * width,
+            "num_heads": heads,
+            "patch_size": 32,
+        }
+        for width, heads in ((384, 6), (192, 3), (96, 3), (64, 2))
+        for layers in (12, 9, 6)
+    }
+    return {**presets, "deit_ti16": dict(_SIZES["ti"], patch_size=16)}
 
 
 def _limoe() -> dict[str, dict[str, Any]]:
@@ -153,9 +173,11 @@ def variant_arguments(
 
 
 def _id(name: str, cls: type[VisionModel]) -> str:
-    """The id of what papers call "B/16", among the presets of a class."""
+    """The id of what papers call "B/16" or "12x192", among the presets of a class."""
     short = re.fullmatch(r"([A-Za-z]+)/(\d+)", name)
-    return f"{cls.__name__}_{short[1]}{short[2]}".lower() if short else name
+    if short:
+        return f"{cls.__name__}_{short[1]}{short[2]}".lower()
+    return f"mobile_vmoe_{name}" if re.fullmatch(r"\d+x\d+", name) else name
 
 
 def from_variant(name: str, **overrides: Any) -> VisionModel:

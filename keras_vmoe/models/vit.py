@@ -178,7 +178,7 @@ def functional_vit(
     x = pool(x, config, policy)
     if members is not None:
         x = layers.SplitMembers(members.count, dtype=policy, name="split_members")(x)
-    return images, head(_pre_logits(x, config, policy), config, policy)
+    return images, head(pre_logits(x, config, policy), config, policy)
 
 
 def encoder_block(
@@ -265,7 +265,7 @@ def pool(x: Any, config: dict[str, Any], policy: Any, prefix: str = "") -> Any:
     return layers.TokenPooling(kind, dtype=policy, name=f"{prefix}pooling")(x)
 
 
-def _pre_logits(x: Any, config: dict[str, Any], policy: Any) -> Any:
+def pre_logits(x: Any, config: dict[str, Any], policy: Any) -> Any:
     """The tanh layer before the head, where there is one."""
     if config["representation_size"] is None:
         return x

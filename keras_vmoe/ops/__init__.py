@@ -27,6 +27,9 @@ from keras_vmoe.ops.fixed_choices import hash_choices as hash_choices
 from keras_vmoe.ops.fixed_choices import uniform_choices as uniform_choices
 from keras_vmoe.ops.grouped_matmul import grouped_matmul as grouped_matmul
 from keras_vmoe.ops.grouped_matmul import grouped_mlp as grouped_mlp
+from keras_vmoe.ops.image_routing import ImagePlan as ImagePlan
+from keras_vmoe.ops.image_routing import as_token_choice as as_token_choice
+from keras_vmoe.ops.image_routing import image_routing as image_routing
 from keras_vmoe.ops.layout import laid_out_by as laid_out_by
 from keras_vmoe.ops.layout import lay_out as lay_out
 from keras_vmoe.ops.layout import on_mesh as on_mesh
@@ -56,3 +59,6 @@ from keras_vmoe.ops.statistics import dropped_share as dropped_share
 from keras_vmoe.ops.statistics import expert_shares as expert_shares
 from keras_vmoe.ops.statistics import modality_statistics as modality_statistics
 from keras_vmoe.ops.statistics import routing_statistics as routing_statistics
+from keras_vmoe.ops.superclasses import superclass_hits as superclass_hits
+from keras_vmoe.ops.superclasses import superclass_loss as superclass_loss
+from keras_vmoe.ops.superclasses import superclass_targets as superclass_targets

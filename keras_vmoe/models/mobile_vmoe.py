@@ -1,0 +1,450 @@
+"""Mobile V-MoE: one router for the whole model, and for whole images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_vmoe import layers, ops
+from keras_vmoe.layers import effects
+from keras_vmoe.models.base import FunctionalModel, VisionModel, argument_names, resolve_policy
+from keras_vmoe.models.classifier import Classifier, preprocess
+from keras_vmoe.models.vit import (
+    dense_mlp,
+    depth_rates,
+    embed_images,
+    encoder_block,
+    encoder_norm,
+    head,
+    image_shape,
+    pool,
+    pre_logits,
+    require_sizes,
+)
+from keras_vmoe.ops.superclasses import require_superclasses
+from keras_vmoe.ops.validation import require, require_choice
+
+ROUTINGS = ("image", "token", "dense")
+ROUTER_INPUTS = ("token", "mean")
+ROUTER_LOGITS = "router_logits"
+
+
+class _Untracked:
+    """Holds what Keras must not take for a sublayer: another graph of layers that it knows."""
+
+    def __init__(self, plan: ops.ImagePlan | None, both: keras.Model | None) -> None:
+        self.plan, self.both = plan, both
+        # Whether both outputs are asked for out of training as well.
+        self.always = False
+
+
+@keras.saving.register_keras_serializable(package="keras_vmoe")
+class MobileVMoE(VisionModel):
+    """Vision Transformer whose last MLPs are mixtures of experts that whole images go to.
+
+    One router looks at an image behind the last dense block; all MoE blocks follow it. An image
+    goes through k experts of each, so a small device reads and multiplies little more than for a
+    dense model. Super-classes, groups of classes that a dense model confuses, teach the router.
+
+    Args:
+        image_size: side of the input images, pixels, or (height, width).
+        patch_size: side of a patch, pixels, or (height, width).
+        num_layers: encoder blocks, the MoE blocks among them.
+        width: model width (d).
+        mlp_dim: hidden width of the MLPs and of each expert (h).
+        num_heads: attention heads; must divide the width.
+        num_classes: size of the head; `None` leaves it out and gives features.
+        routing: `"image"`; or for comparison `"token"`, where each token of each MoE block chooses
+            for itself, as in `VMoE` with its defaults; or `"dense"`, where the last blocks have
+            MLPs that are `num_selected` times wider: the dense twin of equal FLOPs.
+        num_moe_layers: MoE blocks, the last ones (L).
+        num_experts: experts of each (e).
+        num_selected: experts per image (k).
+        router_input: what the router looks at: `"token"` (the class token) or `"mean"` (of the
+            patches' tokens).
+        gate: of the experts' outputs, `"softmax"` or `"straight_through"`, see
+            `ops.image_routing`.
+        renormalise_gates: divide an image's weights by their sum.
+        router_bias: whether the router has a bias.
+        superclasses: the expert of each class, one of e numbers for each; routing by image only.
+            `None`: the router learns from the task alone.
+        superclass_loss_weight: of the router's loss (lambda).
+        shared_expert_init: all experts of a block start from the same weights.
+        expert_dropout_rate: dropout inside the experts; `None` takes `dropout_rate`.
+        dispatch: of the MoE layers, see `layers.ImageMoEMLP`; by token, see `layers.MoEMLP`.
+        channels, pooling, representation_size, position_embedding, position_temperature, qk_norm,
+            dropout_rate, attention_dropout_rate, stochastic_depth_rate, activation,
+            layer_norm_epsilon, head_kernel_initializer, head_bias_init, remat: as in `ViT`.
+
+    Call arguments:
+        inputs: `[b, height, width, channels]`, in [-1, 1]; any b.
+
+    Returns:
+        Logits `[b, num_classes]` (float32 under mixed precision), or features `[b, d]`. In training
+        a model with a head that routes by image gives `{"logits", "router_logits"}`, the latter
+        `[b, e]`; within the graph of another model it gives logits then, too. `fit` adds the
+        router's loss to the compiled one, and tells `router_accuracy` and `router_loss`.
+        `with_router_outputs(model)` gives both, and the experts, out of training.
+
+    Raises:
+        ValueError: a value out of range or an unknown word; super-classes that leave a class or an
+            expert out. The message names it.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import models
+    >>> model = models.MobileVMoE(
+    ...     image_size=32,
+    ...     patch_size=8,
+    ...     num_layers=3,
+    ...     width=16,
+    ...     mlp_dim=32,
+    ...     num_heads=2,
+    ...     num_classes=4,
+    ...     num_experts=2,
+    ...     superclasses=[0, 0, 1, 1],
+    ... )
+    >>> images = np.zeros((1, 32, 32, 3), "float32")
+    >>> tuple(model(images).shape)
+    (1, 4)
+    >>> {name: tuple(x.shape) for name, x in model(images, training=True).items()}
+    {'logits': (1, 4), 'router_logits': (1, 2)}
+
+    Reference: Daxberger et al. 2023, arXiv 2309.04354.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int | tuple[int, int] = 32,
+        num_layers: int = 12,
+        width: int = 192,
+        mlp_dim: int = 768,
+        num_heads: int = 3,
+        num_classes: int | None = 1000,
+        routing: str = "image",
+        num_moe_layers: int = 2,
+        num_experts: int = 10,
+        num_selected: int = 1,
+        router_input: str = "token",
+        gate: str = "softmax",
+        renormalise_gates: bool = False,
+        router_bias: bool = False,
+        superclasses: Sequence[int] | None = None,
+        superclass_loss_weight: float = 0.3,
+        shared_expert_init: bool = True,
+        expert_dropout_rate: float | None = None,
+        dispatch: str = "auto",
+        channels: int = 3,
+        pooling: str = "token",
+        representation_size: int | None = None,
+        position_embedding: str = "learned",
+        position_temperature: float = 10_000.0,
+        qk_norm: bool = False,
+        dropout_rate: float = 0.0,
+        attention_dropout_rate: float = 0.0,
+        stochastic_depth_rate: float = 0.0,
+        activation: Any = "gelu_tanh",
+        layer_norm_epsilon: float = 1e-6,
+        head_kernel_initializer: Any = "zeros",
+        head_bias_init: float = 0.0,
+        remat: bool = False,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        # Every argument, under its own name: this dict is the model's config.
+        values = locals()
+        config = {n: values[n] for n in argument_names(MobileVMoE) if n != "name"}
+        if superclasses is not None:
+            config["superclasses"] = [int(i) for i in superclasses]
+        check_arguments(config)
+        images, outputs, plan = _graph(config)
+        super().__init__(config, (images, outputs), name=name, **kwargs)
+        both = None
+        if plan is not None and num_classes is not None:
+            both = keras.Model(images, {"logits": outputs, ROUTER_LOGITS: plan.logits})
+        self._graphs = _Untracked(plan, both)
+        self.superclasses = None if plan is None else config["superclasses"]
+        self._router_means = [
+            keras.metrics.Mean(name=name)
+            for name in ("router_accuracy", "router_loss")
+            if self.superclasses is not None
+        ]
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Logits, or features; in training the logits of the router as well."""
+        graphs = self._graphs
+        if graphs.both is not None and (training or graphs.always):
+            return graphs.both(inputs, training=training)
+        return super().call(inputs, training=training, mask=mask)
+
+    def test_step(self, *args: Any) -> Any:
+        """Called by `evaluate`, on either backend; measures the router as well."""
+        self._graphs.always = True
+        try:
+            return super().test_step(*args)
+        finally:
+            self._graphs.always = False
+
+    def router_loss(self, labels: Any, router_logits: Any, weights: Any = None) -> Any:
+        """The weighted loss of the router on a batch; takes note of it and of its accuracy.
+
+        Args:
+            labels: class ids `[b]`, or probabilities `[b, num_classes]` as Mixup makes them.
+            router_logits: `[b, e]`.
+            weights: optional `[b]`, of the images, such as which of them are real.
+
+        Returns:
+            `superclass_loss_weight` times the mean of `ops.superclass_loss`, a scalar; 0 for a
+            model without super-classes.
+
+        Example:
+
+        >>> from keras_vmoe import models
+        >>> model = models.from_variant("mobile_vmoe_6x64", num_classes=2, num_experts=2)
+        >>> float(model.router_loss([0], [[1.0, 0.0]]))
+        0.0
+        """
+        if self.superclasses is None:
+            return kops.zeros([])
+        losses = ops.superclass_loss(labels, router_logits, self.superclasses)
+        hits = ops.superclass_hits(labels, router_logits, self.superclasses)
+        weights = kops.ones_like(losses) if weights is None else kops.cast(weights, losses.dtype)
+        for metric, values in zip(self._router_means, (hits, losses), strict=True):
+            effects.emit_metric(metric, values, weights)
+        count = kops.cast(kops.shape(losses)[0], losses.dtype)
+        return self.arguments["superclass_loss_weight"] * kops.sum(losses * weights) / count
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The compiled loss of the logits, and the weighted one of the router."""
+        logits = _logits(y_pred)
+        loss = super().compute_loss(x, y, logits, sample_weight, training)
+        if logits is y_pred or self.superclasses is None:
+            return loss
+        labels = kops.convert_to_tensor(y)
+        if len(labels.shape) == 2 and labels.shape[-1] == 1:  # as `fit` may hand ids over
+            labels = kops.squeeze(labels, axis=-1)
+        own = self.router_loss(labels, y_pred[ROUTER_LOGITS], sample_weight)
+        # Keras' word for the share of a replica.
+        return loss + self._aggregate_additional_loss(own)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The compiled metrics, of the logits."""
+        return super().compute_metrics(x, y, _logits(y_pred), sample_weight)
+
+    def dense_twin(self) -> MobileVMoE:
+        """A fresh dense model that does the FLOPs of this one, routers left out.
+
+        Its MLPs in place of the MoE layers are `num_selected` times wider.
+
+        Example:
+
+        >>> from keras_vmoe import models
+        >>> model = models.from_variant("mobile_vmoe_6x64", num_selected=2)
+        >>> model.count_params() > model.dense_twin().count_params()
+        True
+        """
+        own = {**self.arguments, "routing": "dense", "superclasses": None}
+        return MobileVMoE(**own, name=f"{self.name}_dense")
+
+
+def _logits(outputs: Any) -> Any:
+    """The logits of what a model gives in training or out of it."""
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs
+
+
+def check_arguments(config: Mapping[str, Any]) -> None:
+    """Refuses arguments of `MobileVMoE` that no graph is needed for.
+
+    Raises:
+        ValueError: a value out of range, or an unknown word.
+    """
+    sizes = ("num_layers", "width", "mlp_dim", "num_heads", "channels")
+    own = ("num_moe_layers", "num_experts", "num_selected")
+    require_sizes(dict(config), sizes + own)
+    require_choice("routing", config["routing"], ROUTINGS)
+    require_choice("router_input", config["router_input"], ROUTER_INPUTS)
+    most, layers_ = config["num_layers"], config["num_moe_layers"]
+    require(
+        layers_ < most or (layers_ == most and config["routing"] != "image"),
+        f"num_moe_layers must be below num_layers={most}: the router looks at what a dense block "
+        f"gives. Received: num_moe_layers={layers_}",
+    )
+    weight = config["superclass_loss_weight"]
+    require(
+        weight >= 0,
+        f"superclass_loss_weight must not be negative. Received: superclass_loss_weight={weight}",
+    )
+    if config["routing"] == "image":
+        require(
+            config["router_input"] == "mean" or config["pooling"] == "token",
+            "router_input='token' is the class token, which pooling='token' adds. Received: "
+            f"pooling={config['pooling']!r}; set router_input='mean'",
+        )
+    if config["superclasses"] is None:
+        return
+    require(
+        config["routing"] == "image" and config["num_classes"] is not None,
+        "superclasses are of classes and of routing='image'. Received: superclasses with "
+        f"routing={config['routing']!r}, num_classes={config['num_classes']}; leave them out",
+    )
+    require_superclasses(config["superclasses"], config["num_classes"], config["num_experts"])
+
+
+def first_moe_block(config: Mapping[str, Any]) -> int:
+    """The first of the last blocks, which are sparse."""
+    return config["num_layers"] - config["num_moe_layers"]
+
+
+def _graph(config: dict[str, Any]) -> tuple[Any, Any, ops.ImagePlan | None]:
+    """Symbolic images, logits or features, and the plan where images are routed."""
+    policy, plan = resolve_policy(config["dtype"]), None
+    height, width = image_shape(config["image_size"])
+    images = keras.Input((height, width, config["channels"]), name="images", dtype="float32")
+    x = embed_images(images, config, policy)
+    rates = depth_rates(config["stochastic_depth_rate"], config["num_layers"])
+    for i, rate in enumerate(rates):
+        if i == first_moe_block(config) and config["routing"] == "image":
+            plan = _route(x, config, policy)
+        make = _MLPS[config["routing"]] if i >= first_moe_block(config) else dense_mlp_at
+        block = encoder_block(config, i, make(config, i, policy), rate, policy)
+        x = block(x, plan=plan) if block.routes_images else block(x)
+    x = pool(encoder_norm(config, policy)(x), config, policy)
+    return images, head(pre_logits(x, config, policy), config, policy), plan
+
+
+def _route(x: Any, config: dict[str, Any], policy: Any) -> ops.ImagePlan:
+    kind = "first"
+    if config["router_input"] == "mean":
+        kind = "mean"
+        x = x[:, 1:] if config["pooling"] == "token" else x
+    described = layers.TokenPooling(kind, dtype=policy, name="router_input")(x)
+    return layers.ImageRouter(
+        config["num_experts"],
+        config["num_selected"],
+        renormalise_gates=config["renormalise_gates"],
+        gate=config["gate"],
+        use_bias=config["router_bias"],
+        dtype=policy,
+        name="router",
+    )(described)
+
+
+def _expert_dropout(config: Mapping[str, Any]) -> float:
+    own = config["expert_dropout_rate"]
+    return config["dropout_rate"] if own is None else own
+
+
+def _image_mlp(config: dict[str, Any], index: int, policy: Any) -> layers.ImageMoEMLP:
+    return layers.ImageMoEMLP(
+        config["num_experts"],
+        config["mlp_dim"],
+        activation=config["activation"],
+        dropout_rate=_expert_dropout(config),
+        shared_init=config["shared_expert_init"],
+        dispatch=config["dispatch"],
+        dtype=policy,
+        name=f"encoder_block_{index}_moe",
+    )
+
+
+def _token_mlp(config: dict[str, Any], index: int, policy: Any) -> layers.MoEMLP:
+    return layers.MoEMLP(
+        layers.TopKRouter(
+            config["num_experts"],
+            config["num_selected"],
+            renormalise_gates=config["renormalise_gates"],
+            name="router",
+        ),
+        config["mlp_dim"],
+        activation=config["activation"],
+        dropout_rate=_expert_dropout(config),
+        shared_init=config["shared_expert_init"],
+        dispatch=config["dispatch"],
+        dtype=policy,
+        name=f"encoder_block_{index}_moe",
+    )
+
+
+def _wide_mlp(config: dict[str, Any], index: int, policy: Any) -> layers.MLP:
+    return dense_mlp({**config, "mlp_dim": config["num_selected"] * config["mlp_dim"]}, policy)
+
+
+def dense_mlp_at(config: dict[str, Any], index: int, policy: Any) -> layers.MLP:
+    """The MLP of a block that is not sparse."""
+    return dense_mlp(config, policy)
+
+
+_MLPS: dict[str, Callable[[dict[str, Any], int, Any], keras.layers.Layer]] = {
+    "image": _image_mlp,
+    "token": _token_mlp,
+    "dense": _wide_mlp,
+}
+
+
+def routes_images(model: Any) -> bool:
+    """Whether a model is one whose router sends whole images to experts, or a classifier by one.
+
+    Args:
+        model: any Keras model.
+
+    Example:
+
+    >>> from keras_vmoe import models
+    >>> models.routes_images(models.from_variant("mobile_vmoe_6x64", num_classes=2))
+    True
+    """
+    inner = model.model if isinstance(model, Classifier) else model
+    return isinstance(inner, MobileVMoE) and inner.arguments["routing"] == "image"
+
+
+def with_router_outputs(model: keras.Model) -> FunctionalModel:
+    """A model with the same weights that tells how it routes.
+
+    Args:
+        model: a `MobileVMoE` that routes by image, or a `Classifier` by one.
+
+    Returns:
+        A functional model from images to `{"logits", "router_logits", "experts"}`: `[b, classes]`
+        (`[b, d]` features of a model without head), `[b, e]`, and `[b, k]` int32, best first.
+
+    Raises:
+        ValueError: another model.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_vmoe import models
+    >>> model = models.from_variant("mobile_vmoe_6x64", image_size=32, num_selected=2)
+    >>> outputs = models.with_router_outputs(model)(np.zeros((1, 32, 32, 3), "float32"))
+    >>> tuple(outputs["experts"].shape)
+    (1, 2)
+    """
+    require(
+        routes_images(model),
+        "model must be a MobileVMoE with routing='image', or a Classifier by one. "
+        f"Received: a {type(model).__name__}",
+    )
+    if isinstance(model, Classifier):
+        inner = with_router_outputs(model.model)
+        images = keras.Input((None, None, model.input_shape[-1]), name="images", dtype="float32")
+        size = model.model.input_shape[1:3]
+        outputs = inner(preprocess(images, size, model.value_range))
+    else:
+        images, plan = model.inputs[0], model._graphs.plan
+        outputs = {"logits": model.outputs[0], ROUTER_LOGITS: plan.logits, "experts": plan.expert}
+    found = FunctionalModel(images, outputs, name=model.name)
+    found.input_range, found.gives_logits = model.input_range, model.gives_logits
+    return found
