@@ -152,7 +152,7 @@ def _limoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
         parts.encoder_block(f"encoder_block_{i}", *sizes, mlp(i, tokens), segments)
         for i in range(a.num_layers)
     ]
-    rows.append(parts.encoder_norm(tokens, a.width))
+    rows.append(parts.layer_norm("encoder_norm", (tokens, a.width)))
     dim = a.projection_dim or a.width
     rows += [parts.dense(f"{name}_projection", (), a.width, dim) for name in modalities]
     if counting.modality is None:
@@ -211,7 +211,7 @@ def _transformer(
     count, first = members or (1, 0)
     rows += blocks[:first]
     rows += [row.times(count) for row in blocks[first:]]
-    rows.append(parts.encoder_norm(t, a.width))
+    rows.append(parts.layer_norm("encoder_norm", (t, a.width)))
     if a.pooling == "map":
         pooling = parts.attention_pooling("pooling", t, a.width, a.num_heads, a.mlp_dim, a.qk_norm)
         rows.append(pooling.times(count))

@@ -42,15 +42,10 @@ def _size(shape: tuple[int | None, ...]) -> int:
     return math.prod(side or 0 for side in shape)
 
 
-def encoder_norm(tokens: int, width: int) -> LayerProfile:
-    """The layer norm behind the last block; those inside blocks count with the attention."""
-    row = layer_norm("encoder_norm", (tokens, width))
-    return dataclasses.replace(row, pointwise=5 * tokens * width)
-
-
 def layer_norm(name: str, shape: tuple[int | None, ...], center: bool = True) -> LayerProfile:
-    """A layer norm over the last axis; its multiplications are not counted."""
-    return LayerProfile(name, tuple(shape), (1 + center) * shape[-1])
+    """A layer norm over the last axis."""
+    params = (1 + center) * shape[-1]
+    return LayerProfile(name, tuple(shape), params, pointwise=5 * _size(shape))
 
 
 def patch_embedding(
@@ -177,12 +172,17 @@ def encoder_block(
         name,
         shape,
         [
-            layer_norm("attention_norm", shape),
+            _inside(layer_norm("attention_norm", shape)),
             attention("attention", tokens, width, num_heads, qk_norm, segments=segments),
-            layer_norm("mlp_norm", shape),
+            _inside(layer_norm("mlp_norm", shape)),
             mlp_row,
         ],
     )
+
+
+def _inside(norm: LayerProfile) -> LayerProfile:
+    """A norm of a block, which counts with the block's attention."""
+    return dataclasses.replace(norm, pointwise=0)
 
 
 def attention_pooling(

@@ -173,7 +173,7 @@ class Profile:
 
         The rule adds, with t tokens, width d, n heads and hidden width h: `6td + 4t^2n` for the
         attention of a block with its norms, biases and residuals, `10th` for its MLP, `5td` for the
-        norm behind the last block. It was found from the counts that Daxberger et al. 2023, arXiv
+        norm behind the blocks. It was found from the counts that Daxberger et al. 2023, arXiv
         2309.04354, print for Mobile V-MoE and its dense twins, and gives all 17 of them to the
         MFLOP. It is of `ViT` and `MobileVMoE`; what other parts do beside is not counted.
         """
