@@ -36,7 +36,9 @@ class JaxEvaluation:
         self._mesh, self._loss, self._predict = mesh, loss, predict
         # Images that are no images must not be routed.
         self._is_masked = models.is_sparse(model)
-        self._model = models.with_image_mask(model) if self._is_masked else model
+        self._of = model
+        judged = models.with_router_outputs(model) if models.routes_images(model) else model
+        self._model = models.with_image_mask(judged) if self._is_masked else model
         self._step = jax.jit(self._sums, out_shardings=mesh.layout(()))
 
     def means(
@@ -68,8 +70,11 @@ class JaxEvaluation:
         images, mask = batch["image"], batch["mask"]
         inputs = {"images": images, "mask": mask} if self._is_masked else images
         with effects.collect_metrics() as updates:
-            logits, _, losses = self._model.stateless_call(
+            outputs, _, losses = self._model.stateless_call(
                 *state, inputs, training=False, return_losses=True
+            )
+            logits, router_loss = models.logits_and_router_loss(
+                self._of, outputs, batch["label"], mask
             )
         logits = self._predict(logits)
         weights = ops.cast(mask, "float32")
@@ -77,7 +82,7 @@ class JaxEvaluation:
             "loss": ops.sum(self._loss(batch["label"], logits) * weights),
             "accuracy": ops.sum(hits(batch["label"], logits) * weights),
         }
-        auxiliary = sum((ops.cast(x, "float32") for x in losses), ops.zeros(()))
+        auxiliary = sum((ops.cast(x, "float32") for x in losses), router_loss)
         metrics = {metric.name: value for metric, value, _ in updates}
         return of_images, {"auxiliary_loss": auxiliary, **metrics}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import orbit
@@ -55,7 +56,8 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.on_step, self.on_eval_step = on_step, on_eval_step
         # Evaluation pads its last batch: images that are no images must not be routed.
-        self._masked = models.with_image_mask(model) if models.is_sparse(model) else None
+        judged = models.with_router_outputs(model) if models.routes_images(model) else model
+        self._masked = models.with_image_mask(judged) if models.is_sparse(model) else None
         orbit.StandardTrainer.__init__(self, None)
         orbit.StandardEvaluator.__init__(self, eval_batches)
         with strategy.scope():
@@ -135,6 +137,8 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             # Before the task exchanges anything between replicas, whose forward passes share the
             # layers that keep these.
             auxiliary = self._auxiliary()
+            outputs, router_loss = self._without_router(batch, outputs)
+            auxiliary += router_loss
             losses, hits = self.task.judge(batch, outputs, training=True)
             total = tf.reduce_sum(losses) / self.batch_size
             total += auxiliary / self.strategy.num_replicas_in_sync
@@ -142,6 +146,12 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         self.optimizer.apply(gradients, variables)
         self._not_finite.update_state(tf.cast(~tf.math.is_finite(total), tf.float32))
         self._update_means(losses, hits, auxiliary)
+
+    def _without_router(self, batch: Batch, outputs: Any) -> tuple[Any, tf.Tensor]:
+        """The outputs that the task judges, and the loss of a router that labels teach."""
+        return models.logits_and_router_loss(
+            self.model, outputs, batch.get("label"), batch.get("mask")
+        )
 
     def _auxiliary(self) -> tf.Tensor:
         return tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
@@ -196,7 +206,8 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         else:
             inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
             outputs = self._masked({**inputs, "mask": mask}, training=False)
-        auxiliary = self._auxiliary()
+        outputs, router_loss = self._without_router(batch, outputs)
+        auxiliary = self._auxiliary() + router_loss
         losses, hits = self.task.judge(batch, outputs, training=False)
         self._update_means(losses, hits, auxiliary, mask)
 

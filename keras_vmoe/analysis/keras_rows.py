@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +24,13 @@ def _no_macs(layer: Any, call: LayerCall) -> LayerProfile:
     return LayerProfile(layer.name, tuple(call.shape or ()), count_params(layer))
 
 
+@layer_profile.register(layers.LayerNormalization)
+def _(layer: layers.LayerNormalization, call: LayerCall) -> LayerProfile:
+    pointwise = 5 * math.prod(call.shape) if known_shape(call) else 0
+    return dataclasses.replace(_no_macs(layer, call), pointwise=pointwise)
+
+
 for _cls in (
-    layers.LayerNormalization,
     layers.RMSNormalization,
     layers.BatchNormalization,
     layers.GroupNormalization,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops as kops
 
+from keras_vmoe import models
 from keras_vmoe.distribution.jax_mesh import JaxMesh
 from keras_vmoe.distribution.placement import model_axes, slot_axes
 from keras_vmoe.distribution.rules import Rule
@@ -152,12 +153,15 @@ class JaxTrainStep:
 
         def total(trainable: list[Any]) -> tuple[Any, tuple]:
             with effects.collect_metrics() as updates:
-                logits, others_after, losses = self.model.stateless_call(
+                outputs, others_after, losses = self.model.stateless_call(
                     trainable, others, batch["image"], training=True, return_losses=True
+                )
+                logits, router_loss = models.logits_and_router_loss(
+                    self.model, outputs, batch["label"]
                 )
             metrics = {metric.name: value for metric, value, _ in updates}
             loss = kops.mean(self.loss(batch["label"], logits))
-            auxiliary = sum((kops.cast(x, "float32") for x in losses), kops.zeros(()))
+            auxiliary = sum((kops.cast(x, "float32") for x in losses), router_loss)
             return loss + auxiliary, (loss, auxiliary, logits, others_after, metrics)
 
         compute = jax.value_and_grad(total, has_aux=True)

@@ -11,6 +11,7 @@ from keras_vmoe.models.features import feature_extractor as feature_extractor
 from keras_vmoe.models.image_text import ImageTextModel as ImageTextModel
 from keras_vmoe.models.limoe import LIMoE as LIMoE
 from keras_vmoe.models.mobile_vmoe import MobileVMoE as MobileVMoE
+from keras_vmoe.models.mobile_vmoe import logits_and_router_loss as logits_and_router_loss
 from keras_vmoe.models.mobile_vmoe import routes_images as routes_images
 from keras_vmoe.models.mobile_vmoe import with_router_outputs as with_router_outputs
 from keras_vmoe.models.pairs import PairModel as PairModel

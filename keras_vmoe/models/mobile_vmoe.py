@@ -24,6 +24,7 @@ from keras_vmoe.models.vit import (
     pre_logits,
     require_sizes,
 )
+from keras_vmoe.ops.losses import safe_divide
 from keras_vmoe.ops.superclasses import require_superclasses
 from keras_vmoe.ops.validation import require, require_choice
 
@@ -200,8 +201,8 @@ class MobileVMoE(VisionModel):
             weights: optional `[b]`, of the images, such as which of them are real.
 
         Returns:
-            `superclass_loss_weight` times the mean of `ops.superclass_loss`, a scalar; 0 for a
-            model without super-classes.
+            `superclass_loss_weight` times the (weighted) mean of `ops.superclass_loss`, a scalar; 0
+            for a model without super-classes.
 
         Example:
 
@@ -215,10 +216,11 @@ class MobileVMoE(VisionModel):
         losses = ops.superclass_loss(labels, router_logits, self.superclasses)
         hits = ops.superclass_hits(labels, router_logits, self.superclasses)
         weights = kops.ones_like(losses) if weights is None else kops.cast(weights, losses.dtype)
-        for metric, values in zip(self._router_means, (hits, losses), strict=True):
-            effects.emit_metric(metric, values, weights)
-        count = kops.cast(kops.shape(losses)[0], losses.dtype)
-        return self.arguments["superclass_loss_weight"] * kops.sum(losses * weights) / count
+        total = kops.sum(weights)
+        loss, accuracy = (safe_divide(kops.sum(x * weights), total) for x in (losses, hits))
+        for metric, value in zip(self._router_means, (accuracy, loss), strict=True):
+            effects.emit_metric(metric, value, total)
+        return self.arguments["superclass_loss_weight"] * loss
 
     def compute_loss(
         self,
@@ -229,20 +231,19 @@ class MobileVMoE(VisionModel):
         training: bool = True,
     ) -> Any:
         """The compiled loss of the logits, and the weighted one of the router."""
-        logits = _logits(y_pred)
+        if y is not None:
+            y = kops.convert_to_tensor(y)
+            if len(y.shape) == 2 and y.shape[-1] == 1:  # as `fit` may hand ids over
+                y = kops.squeeze(y, axis=-1)
+        logits, own = logits_and_router_loss(self, y_pred, y, sample_weight)
         loss = super().compute_loss(x, y, logits, sample_weight, training)
-        if logits is y_pred or self.superclasses is None:
-            return loss
-        labels = kops.convert_to_tensor(y)
-        if len(labels.shape) == 2 and labels.shape[-1] == 1:  # as `fit` may hand ids over
-            labels = kops.squeeze(labels, axis=-1)
-        own = self.router_loss(labels, y_pred[ROUTER_LOGITS], sample_weight)
         # Keras' word for the share of a replica.
         return loss + self._aggregate_additional_loss(own)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The compiled metrics, of the logits."""
-        return super().compute_metrics(x, y, _logits(y_pred), sample_weight)
+        logits = y_pred["logits"] if isinstance(y_pred, Mapping) else y_pred
+        return super().compute_metrics(x, y, logits, sample_weight)
 
     def dense_twin(self) -> MobileVMoE:
         """A fresh dense model that does the FLOPs of this one, routers left out.
@@ -260,9 +261,23 @@ class MobileVMoE(VisionModel):
         return MobileVMoE(**own, name=f"{self.name}_dense")
 
 
-def _logits(outputs: Any) -> Any:
-    """The logits of what a model gives in training or out of it."""
-    return outputs["logits"] if isinstance(outputs, Mapping) else outputs
+def logits_and_router_loss(
+    model: keras.Model, outputs: Any, labels: Any, weights: Any = None
+) -> tuple[Any, Any]:
+    """What any model of images gives, as a training step takes it.
+
+    Args:
+        model: any model.
+        outputs: what it gave, or what `with_router_outputs` of it did.
+        labels: class ids `[b]`, or probabilities `[b, classes]`.
+        weights: optional `[b]`, of the images.
+
+    Returns:
+        The outputs without those of a router, and the weighted loss of that, a scalar.
+    """
+    if not isinstance(outputs, Mapping) or ROUTER_LOGITS not in outputs:
+        return outputs, kops.zeros([])
+    return outputs["logits"], model.router_loss(labels, outputs[ROUTER_LOGITS], weights)
 
 
 def check_arguments(config: Mapping[str, Any]) -> None:
