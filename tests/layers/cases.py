@@ -208,3 +208,58 @@ ALL = {
     }.items()
     for name, case in cases.items()
 }
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class RoutedImages(keras.layers.Layer):
+    """A router of images, and experts that follow it."""
+
+    def __init__(self, router, mlp, **kwargs):
+        super().__init__(**kwargs)
+        self.router = keras.saving.deserialize_keras_object(router)
+        self.mlp = keras.saving.deserialize_keras_object(mlp)
+        if self.mlp.dtype_policy != self.dtype_policy:
+            self.mlp = type(self.mlp).from_config(
+                {**self.mlp.get_config(), "dtype": self.dtype_policy}
+            )
+
+    def build(self, shape):
+        # Sublayers that come from a config of built ones are built.
+        for layer, own in ((self.router, (shape[0], shape[-1])), (self.mlp, shape)):
+            if not layer.built:
+                layer.build(own)
+
+    def call(self, inputs, training=False):
+        return self.mlp(inputs, plan=self.router(inputs[:, 0]), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "router": config(self.router), "mlp": config(self.mlp)}
+
+
+IMAGE_ROUTER = {
+    "plain": LayerCase(layers.ImageRouter, {"num_experts": 4}, (3, 8)),
+    "bias": LayerCase(
+        layers.ImageRouter,
+        {"num_experts": 5, "num_selected": 2, "use_bias": True, "gate": "straight_through"},
+        (3, 8),
+    ),
+    "renormalised": LayerCase(
+        layers.ImageRouter,
+        {"num_experts": 4, "num_selected": 2, "renormalise_gates": True},
+        (3, 8),
+    ),
+}
+
+
+def routed_images(num_selected=1, **arguments):
+    router = layers.ImageRouter(2, num_selected)
+    return {"router": config(router), "mlp": config(layers.ImageMoEMLP(2, 6, **arguments))}
+
+
+IMAGE_MOE = {
+    "auto": LayerCase(RoutedImages, routed_images(2), TOKENS),
+    "kernels": LayerCase(RoutedImages, routed_images(2, dispatch="kernels"), TOKENS),
+    "einsum": LayerCase(
+        RoutedImages, routed_images(2, dispatch="einsum", dropout_rate=0.1), TOKENS
+    ),
+}
