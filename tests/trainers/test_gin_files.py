@@ -20,7 +20,9 @@ ENSEMBLES = sorted(f"e3/{path.name}" for path in gin_config.SHIPPED.glob("runs/e
 UPCYCLING = sorted(f"upcycling/{path.name}" for path in gin_config.SHIPPED.glob("runs/upcycling/*"))
 # Of image-text pairs: tests/trainers/test_limoe_files.py takes two steps of some on mock data.
 LIMOE = sorted(f"limoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/limoe/*.gin"))
-TWINS = RUNS + RECIPES + UPCYCLING + LIMOE
+# Of whole images: tests/trainers/test_mobile_files.py takes two steps of some on mock data.
+MOBILE = sorted(f"mobile_vmoe/{p.name}" for p in gin_config.SHIPPED.glob("runs/mobile_vmoe/*.gin"))
+TWINS = RUNS + RECIPES + UPCYCLING + LIMOE + MOBILE
 ALL = TWINS + ENSEMBLES
 FOLDERS = ("models", "data", "augmentation", "recipes")
 PARTS = sorted(path for folder in FOLDERS for path in gin_config.SHIPPED.glob(f"{folder}/*"))
