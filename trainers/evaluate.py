@@ -23,7 +23,8 @@ _SYNOPSIS = "evaluate --workdir=DIR | --model=FILE [--sweep] [options]"
 _TEXT = """
 Prints accuracy and loss of a trained model on held-out images, how well its probabilities are
 calibrated (negative log-likelihood, Brier score, expected calibration error in 15 bins), and of
-each MoE layer which share of the choices got no slot. Probabilities are here the softmax of the
+each MoE layer which share of the choices got no slot; of a router of whole images, how often it
+finds the super-class. Probabilities are here the softmax of the
 logits, also where the loss was 'sigmoid': the calibration says little then, and a note says so. Of
 an ensemble, the members' mean probability is what is evaluated. With --sweep the same weights route
 in many ways, without training: choices per token (k), capacity factor (C), vanilla or batch
@@ -216,7 +217,7 @@ def even_batch_size(images: int, wanted: int, group: int) -> int:
 
 
 def _evaluate(model: Trained, batches: _Batches) -> None:
-    from keras_vmoe import evaluation
+    from keras_vmoe import evaluation, models
     from keras_vmoe.trainers.work_progress import WorkProgress
 
     progress = WorkProgress(total_work=float(batches.count))
@@ -240,6 +241,11 @@ def _evaluate(model: Trained, batches: _Batches) -> None:
         )
     if result.layers:
         print(_layers_table(result.layers))
+    if models.routes_images(model.model):
+        routing = evaluation.image_routing(model.model, batches.dataset)
+        of_superclass = "" if routing.accuracy is None else f"accuracy {routing.accuracy:.2%}, "
+        shares = ", ".join(f"{share:.1%}" for share in routing.expert_shares)
+        print(f"router   {of_superclass}experts' shares of the images {shares}")
 
 
 def _layers_table(layers: dict[str, evaluation.LayerRouting]) -> str:

@@ -289,8 +289,8 @@ def no_twin(dense: Trained, model: Trained) -> str | None:
     Returns:
         The reason, to stand behind the flag and its value, or `None`.
     """
-    if layers := models.moe_layers(dense.model):
-        return f"is no dense run: its model has {len(layers)} MoE layers; give one without"
+    if models.is_sparse(dense.model):
+        return "is no dense run: its model has MoE layers; give one without"
     facts, others = _training(dense), _training(model)
     for name, value in facts.items():
         if name in others and value != others[name]:

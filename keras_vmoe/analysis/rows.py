@@ -198,7 +198,8 @@ class Profile:
         lines = [lines[0], rule, *lines[1:-1], *([rule] if rows else []), lines[-1]]
         share = self.activated_params / max(self.params, 1)
         lines.append(
-            f"{_short(self.flops)}FLOPs per {self.unit} (2 per MAC); one token uses "
+            f"{_short(self.flops)}FLOPs per {self.unit} (2 per MAC), "
+            f"{_short(self.flops_paper)} with norms, GELU and softmax; one token uses "
             f"{_short(self.activated_params)} of {_short(self.params)} parameters ({share:.1%})"
         )
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])

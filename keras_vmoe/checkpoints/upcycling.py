@@ -129,8 +129,8 @@ def upcycle_into(
     """
     require(noise >= 0, f"noise must not be negative. Received: noise={noise}")
     require(
-        models.is_sparse(model),
-        f"model must hold sparse blocks to fill. {model.name!r} holds none",
+        bool(models.moe_layers(model)),
+        f"model must hold sparse blocks of tokens to fill. {model.name!r} holds none",
     )
     arrays = reference_variables(source) if isinstance(source, keras.Model) else dict(source)
     sparse_ones = sorted(name for name in arrays if "/Moe/" in name)

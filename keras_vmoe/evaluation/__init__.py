@@ -12,6 +12,8 @@ from keras_vmoe.evaluation.few_shot import few_shot_table as few_shot_table
 from keras_vmoe.evaluation.few_shot import few_shot_transfer as few_shot_transfer
 from keras_vmoe.evaluation.few_shot import rows_needed as rows_needed
 from keras_vmoe.evaluation.few_shot import sample_shots as sample_shots
+from keras_vmoe.evaluation.image_routing import ImageRouting as ImageRouting
+from keras_vmoe.evaluation.image_routing import image_routing as image_routing
 from keras_vmoe.evaluation.passes import Evaluation as Evaluation
 from keras_vmoe.evaluation.passes import Evaluator as Evaluator
 from keras_vmoe.evaluation.passes import LayerRouting as LayerRouting

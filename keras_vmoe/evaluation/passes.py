@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
         loss: mean over the images, without auxiliary losses.
         calibration: negative log-likelihood, Brier score and calibration error, of the softmax,
             whatever the loss: of logits that were trained with sigmoids they say little.
-        layers: MoE layer name to its routing, in the order of the calls.
+        layers: name of each MoE layer of tokens to its routing, in the order of the calls.
     """
 
     images: int
@@ -300,9 +300,11 @@ class Evaluator:
             layer.name: 2 * math.prod(layer.experts.hidden_kernel.shape[1:])
             for layer in models.moe_layers(self._model)
         }
+        # A router of whole images is no MoE layer: `image_routing` measures it.
         found = {
-            name: self._layer(sums, macs[name.partition(_AGAIN)[0]])
+            name: self._layer(sums, macs[layer])
             for name, sums in self._routing.items()
+            if (layer := name.partition(_AGAIN)[0]) in macs
         }
         n = self._images
         calibration = self._calibration.result()
