@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_vmoe.data import digits, idx
 from keras_vmoe.data.pairs import PairSource, pair_arrays
+from keras_vmoe.data.pasting import draw_scans, paste
 from keras_vmoe.data.source import ArraySplit, ImageSource
 
 SIDE = 32
@@ -125,11 +126,11 @@ def _compose_split(
     """Draws the scenes of these classes and mixes the two kinds."""
     cells = np.zeros((grids.size, SIDE // 2, SIDE // 2), np.uint8)
     filled = np.flatnonzero(grids.ravel() != _EMPTY)
-    chosen = _draw_scans(random, scans.labels, grids.ravel()[filled])
-    cells[filled] = _paste(random, scans.images[chosen, ..., 0], SIDE // 2, _CELL_SIZES)
+    chosen = draw_scans(random, scans.labels, grids.ravel()[filled])
+    cells[filled] = paste(random, scans.images[chosen, ..., 0], SIDE // 2, _CELL_SIZES)
     cells = cells.reshape(-1, 2, 2, SIDE // 2, SIDE // 2).transpose(0, 1, 3, 2, 4)
-    chosen = _draw_scans(random, scans.labels, singles)
-    large = _paste(random, scans.images[chosen, ..., 0], SIDE, _SINGLE_SIZES)
+    chosen = draw_scans(random, scans.labels, singles)
+    large = paste(random, scans.images[chosen, ..., 0], SIDE, _SINGLE_SIZES)
     images = np.concatenate([cells.reshape(-1, SIDE, SIDE), large])[..., None]
     captions = [grid_caption([words[i] if i != _EMPTY else "" for i in row]) for row in grids]
     phrasings = random.randint(len(PHRASINGS), size=len(singles))
@@ -150,49 +151,3 @@ def grid_caption(words: Sequence[str]) -> str:
         'top left three bottom left two bottom right nine'
     """
     return " ".join(f"{cell} {word}" for cell, word in zip(CELLS, words, strict=True) if word)
-
-
-def _draw_scans(
-    random: np.random.RandomState, labels: np.ndarray, wanted: np.ndarray
-) -> np.ndarray:
-    """Draws a scan of each wanted class; returns their places."""
-    order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
-    begins = np.cumsum(counts) - counts
-    return order[begins[wanted] + (random.uniform(size=len(wanted)) * counts[wanted]).astype(int)]
-
-
-def _paste(
-    random: np.random.RandomState, scans: np.ndarray, side: int, sizes: Sequence[int]
-) -> np.ndarray:
-    """Resizes each scan to a size drawn from `sizes` and puts it somewhere into a black square.
-
-    Args:
-        random: the generator.
-        scans: uint8 `[n, height, width]`.
-        side: of the squares.
-        sizes: of which each is at most `side`.
-
-    Returns:
-        uint8 `[n, side, side]`.
-    """
-    drawn = random.randint(len(sizes), size=len(scans))
-    shifts = random.uniform(size=(len(scans), 2))
-    squares = np.zeros((len(scans), side, side), np.uint8)
-    for number, size in enumerate(sizes):
-        places = np.flatnonzero(drawn == number)
-        rows, columns = (_resizing(length, size) for length in scans.shape[1:])
-        resized = rows @ scans[places].astype(np.float32) @ columns.T
-        resized = np.clip(np.round(resized), 0, 255).astype(np.uint8)
-        starts = (shifts[places] * (side - size + 1)).astype(int)[..., None] + np.arange(size)
-        squares[places[:, None, None], starts[:, 0, :, None], starts[:, 1, None, :]] = resized
-    return squares
-
-
-def _resizing(given: int, wanted: int) -> np.ndarray:
-    """Returns the matrix `[wanted, given]` that resizes a row bilinearly, with antialiasing."""
-    scale = given / wanted
-    centres = (np.arange(wanted) + 0.5) * scale - 0.5
-    distances = np.abs(np.arange(given) - centres[:, None]) / max(scale, 1.0)
-    weights = np.maximum(1.0 - distances, 0.0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -110,26 +110,6 @@ def test_every_word_is_one_token_and_captions_fit(source):
     assert_one_token_a_word(tokenizer, captions(source.eval))
 
 
-def test_resizing_keeps_sums_and_shades():
-    for given, wanted in ((8, 14), (28, 16), (8, 8)):
-        matrix = scenes._resizing(given, wanted)
-        np.testing.assert_allclose(matrix.sum(axis=1), 1.0, rtol=1e-6)
-    np.testing.assert_array_equal(scenes._resizing(5, 5), np.eye(5))
-    # By hand: to twice the size a row mixes neighbours by 3/4 and 1/4.
-    np.testing.assert_allclose(scenes._resizing(2, 4) @ [0, 1], [0, 0.25, 0.75, 1])
-    np.testing.assert_allclose(scenes._resizing(4, 2) @ [0, 0, 1, 1], [1 / 7, 6 / 7], rtol=1e-6)
-
-
-def test_scans_are_pasted_whole():
-    random = np.random.RandomState(0)
-    scans = np.full((50, 8, 8), 200, np.uint8)
-    squares = scenes._paste(random, scans, 16, (12, 16))
-    areas = (squares == 200).sum(axis=(1, 2))
-    assert set(areas) == {144, 256}
-    tops = {int(np.flatnonzero(square.any(axis=1))[0]) for square in squares}
-    assert tops == {0, 1, 2, 3, 4}
-
-
 @pytest.fixture
 def garment_files(tmp_path):
     """Fashion-MNIST in miniature: three plain garments of each class."""
