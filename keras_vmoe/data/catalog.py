@@ -183,7 +183,8 @@ def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
             "data_dir where it has been prepared (tfds.dataset_builders.store_as_tfds_dataset "
             "does so), or unpack it to one folder per class and use 'image_folder:PATH'."
         )
-    names = ["digits", "fashion_mnist", "image_folder", *ALIASES, *known]
+    ours = ["digits", "digit_pairs", "fashion_mnist", "garment_digits", "image_folder"]
+    names = [*ours, *ALIASES, *known]
     near = difflib.get_close_matches(name, names, 3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
     return (

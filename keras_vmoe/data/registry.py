@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from keras_vmoe.data import catalog, digits, folder, idx
+from keras_vmoe.data import catalog, digits, folder, idx, tagged
 from keras_vmoe.data.source import ImageSource
 
 _FOLDER_PREFIX = "image_folder:"
@@ -11,7 +11,7 @@ _FOLDER_PREFIX = "image_folder:"
 
 def list_datasets() -> tuple[str, ...]:
     """Returns the names that `load` knows besides those of TensorFlow Datasets."""
-    return ("digits", "fashion_mnist", "image_folder:PATH")
+    return ("digits", "digit_pairs", "fashion_mnist", "garment_digits", "image_folder:PATH")
 
 
 def load(
@@ -25,11 +25,14 @@ def load(
     """Loads a labelled image dataset by name.
 
     Args:
-        name: "digits" (scikit-learn's 1,797 scans, no network needed), "fashion_mnist",
-            "image_folder:PATH" or any name of TensorFlow Datasets, also "pets" and "flowers".
-        data_dir: for "fashion_mnist" a folder of its four idx `.gz` files, Debian's place for them
-            by default; otherwise the folder of TensorFlow Datasets, or the folder of one prepared
-            dataset, which the catalogue need not know: imagenet21k for instance.
+        name: "digits" (scikit-learn's 1,797 scans, no network needed), "digit_pairs" (100 classes
+            of pictures with two of these scans), "fashion_mnist", "garment_digits" (100 classes,
+            a garment of Fashion-MNIST with one of the digits), "image_folder:PATH" or any name of
+            TensorFlow Datasets, also "pets" and "flowers".
+        data_dir: for "fashion_mnist" and "garment_digits" a folder of Fashion-MNIST's four idx
+            `.gz` files, Debian's place for them by default; otherwise the folder of TensorFlow
+            Datasets, or the folder of one prepared dataset, which the catalogue need not know:
+            imagenet21k for instance.
         train_split: name of the split to train on. TensorFlow Datasets take any split
             specification, for instance "train[:90%]".
         eval_split: name of the held-out split, by default the first of "validation", "val" and
@@ -65,6 +68,10 @@ def load(
         local = digits.load_digits()
     elif name == "fashion_mnist":
         local = _local_fashion_mnist(data_dir)
+    elif name == "digit_pairs":
+        local = tagged.load_digit_pairs()
+    elif name == "garment_digits":
+        local = tagged.load_garment_digits(load("fashion_mnist", data_dir))
     if local is None:
         return catalog.load_catalog(name, data_dir, train_split, eval_split, max_corrupt)
     return dataclasses.replace(
