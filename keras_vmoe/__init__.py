@@ -1,7 +1,7 @@
 """Sparse mixtures of experts for vision in Keras 3.
 
 Rooms: `ops` (pure functions), `layers`, `models`, `checkpoints`, `evaluation`, `analysis`,
-`data`, `distribution`, `serving`, `text`.
+`data`, `distribution`, `serving`, `superclass`, `text`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _MODULES = (
     "models",
     "ops",
     "serving",
+    "superclass",
     "text",
 )
 _NAMES = {"list_variants": "models", "with_routing": "models", "from_variant": "models"}
