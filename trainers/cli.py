@@ -31,6 +31,7 @@ COMMANDS = {
     "vocabulary": Command("vocabulary", "make the vocabulary of a dataset's captions"),
     "zeroshot": Command("zeroshot", "classify images by the names of their classes alone"),
     "retrieval": Command("retrieval", "find texts by images and images by texts"),
+    "superclass": Command("superclass", "group the classes that a dense model confuses"),
     "convert": Command("convert", "turn weights of other implementations into a model, and back"),
     "predict": Command("predict", "name the classes of images, and draw their routing"),
     "export": Command("export", "write a model as SavedModel, ONNX or LiteRT"),

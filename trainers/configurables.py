@@ -12,6 +12,7 @@ from keras_vmoe.trainers import errors, gin_config, optimizers, pairs
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.few_shot_evaluation import FewShot
 from keras_vmoe.trainers.pair_evaluation import Retrieval, ZeroShot
+from keras_vmoe.trainers.superclass_source import superclasses
 
 
 def factory(target: Callable[..., Any], **defaults: Any) -> Callable[..., Any]:
@@ -84,6 +85,7 @@ def _register_all() -> None:
     _register(factory(models.from_variant), "from_variant")
     _register(factory(data.load), "dataset")
     _register(factory(pairs.load), "pairs")
+    _register(factory(superclasses), "superclasses")
     for part in (
         *(data.InceptionCrop, data.CentralCrop),
         *(data.Augment, data.Flip, data.RandAugment, data.ColorJitter, data.RandomErasing),

@@ -154,17 +154,7 @@ def _source(values: flags.FlagValues, model: Trained) -> data.ImageSource:
     if len(sources) > 1:
         raise UsageError("evaluate: give one --dataset; the model has the classes of one")
     source = sources[0]
-    if source.num_classes != model.num_classes:
-        raise ValueError(
-            f"{source.name} has {source.num_classes} classes, but the model has "
-            f"{model.num_classes}; evaluate it on the data it was trained on, or see "
-            "keras-vmoe fewshot"
-        )
-    if model.class_names and tuple(source.class_names) != tuple(model.class_names):
-        raise ValueError(
-            f"{source.name} has other classes than the model, "
-            f"{', '.join(source.class_names[:3])}, … against {', '.join(model.class_names[:3])}, …"
-        )
+    model_flags.require_same_classes(source, model)
     return source
 
 

@@ -118,6 +118,21 @@ def load_trained(values: flags.FlagValues, pairs: bool | None = False) -> Traine
     Raises:
         ValueError: another backend than TensorFlow, and what `trained.load` raises.
     """
+    path = values.workdir or values.model
+    return load_trained_from(path, values.gin_file, values.gin_bindings, pairs)
+
+
+def load_trained_from(
+    path: str, gin_files: Sequence[str], gin_bindings: Sequence[str], pairs: bool | None
+) -> Trained:
+    """Returns the model of a run or a file, for commands with flags of their own.
+
+    Args:
+        path, gin_files, gin_bindings, pairs: as of `trained.load`.
+
+    Raises:
+        ValueError: another backend than TensorFlow, and what `trained.load` raises.
+    """
     import keras
 
     from keras_vmoe.trainers import trained
@@ -126,8 +141,7 @@ def load_trained(values: flags.FlagValues, pairs: bool | None = False) -> Traine
         raise ValueError(
             f"KERAS_BACKEND={backend!r}, but this command runs on TensorFlow; unset KERAS_BACKEND"
         )
-    path = values.workdir or values.model
-    return trained.load(path, values.gin_file, values.gin_bindings, pairs)
+    return trained.load(path, gin_files, gin_bindings, pairs)
 
 
 def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSource]:
@@ -185,10 +199,38 @@ def name_and_splits(word: str) -> tuple[str, str | None, str | None]:
     return name, train, held_out
 
 
+def require_same_classes(source: data.ImageSource, model: Trained) -> None:
+    """Refuses images of other classes than those of a model.
+
+    Raises:
+        ValueError: another number of classes, or other names.
+    """
+    if source.num_classes != model.num_classes:
+        raise ValueError(
+            f"{source.name} has {source.num_classes} classes, but the model has "
+            f"{model.num_classes}; evaluate it on the data it was trained on, or see "
+            "keras-vmoe fewshot"
+        )
+    if model.class_names and tuple(source.class_names) != tuple(model.class_names):
+        raise ValueError(
+            f"{source.name} has other classes than the model, "
+            f"{', '.join(source.class_names[:3])}, … against {', '.join(model.class_names[:3])}, …"
+        )
+
+
 def out_folder(values: flags.FlagValues) -> Path:
     """Returns the folder of the results, which is made if need be."""
     near = Path(values.workdir) if values.workdir else Path(values.model).parent
-    folder = (Path(values.out) if values.out else near).expanduser()
+    return make_folder(Path(values.out) if values.out else near)
+
+
+def make_folder(path: Path) -> Path:
+    """Makes the folder of the results if need be, and returns it.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    folder = path.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

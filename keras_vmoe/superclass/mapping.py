@@ -113,8 +113,10 @@ class Superclasses:
         path = Path(path)
         temporary = path.with_name(f".new-{os.getpid()}-{path.name}")
         try:
-            content = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-            temporary.write_text(content + "\n", encoding="utf-8")
+            # A line for each field: one for each class would make them long.
+            fields = {name: _dumps(value) for name, value in dataclasses.asdict(self).items()}
+            lines = ",\n".join(f'  "{name}": {value}' for name, value in fields.items())
+            temporary.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -157,6 +159,10 @@ class Superclasses:
             return cls(**content)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 _WRONG_FILE = (
