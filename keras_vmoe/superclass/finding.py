@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_vmoe.ops.validation import require
+from keras_vmoe.ops.validation import require, require_positive_int
 from keras_vmoe.superclass.communities import find_communities
 from keras_vmoe.superclass.confusion import inside_confusion
 from keras_vmoe.superclass.graph import confusion_graph, modularity
@@ -69,6 +69,7 @@ def find_superclasses(
         len(class_names) == count,
         f"class_names must hold one name a class, {count}. Received: {len(class_names)}",
     )
+    require_positive_int("num_superclasses", num_superclasses)
     require(
         num_superclasses <= count,
         f"num_superclasses must be at most the number of classes, {count}. "
