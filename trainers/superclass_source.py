@@ -40,7 +40,7 @@ def superclasses(
         >>> superclasses("cifar100")[:5]
         (4, 1, 14, 8, 0)
         >>> superclasses("random", dataset="digits", num_superclasses=5, seed=1)
-        (2, 4, 1, 4, 0, 3, 1, 0, 3, 2)
+        (2, 4, 1, 4, 0, 3, 1, 2, 3, 0)
     """
     names = None if dataset is None else _class_names(dataset)
     if source != "random":

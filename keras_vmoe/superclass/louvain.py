@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_vmoe.superclass.graph import connected_parts
+from keras_vmoe.superclass.graph import connected_parts, modularity
 
 _STEPS = 40
 # Resolutions that differ by less give the same communities.
-_CLOSE = 1 + 1e-6
+_CLOSE = 1 + 1e-3
 
 
 def louvain_communities(graph: np.ndarray, num_communities: int, seed: int) -> np.ndarray:
     """Communities of high modularity, exactly so many.
 
-    The resolution is searched by doubling and halving, then by bisection. Where the count jumps
-    past the wanted one, the nearest larger count is taken, and the two communities whose union
-    has the highest modularity are merged until the count is right.
+    The resolution is searched at which Louvain's method goes over from fewer communities than
+    wanted to as many or more: by doubling and halving, then by bisection. What has too many on the
+    way is merged to the wanted number (`merge_communities`), which is often better than what one
+    resolution gives by itself; of all these the one of the highest modularity is taken.
 
     Args:
         graph: `[n, n]` symmetric weights.
@@ -34,28 +36,38 @@ def louvain_communities(graph: np.ndarray, num_communities: int, seed: int) -> n
 
     Reference: Blondel et al. 2008, arXiv 0803.0476; resolution as Reichardt & Bornholdt 2006.
     """
+    found = [
+        merge_communities(graph, ids, num_communities)
+        for ids in _search(graph, num_communities, seed)
+        if ids.max() + 1 >= num_communities
+    ]
+    # Rounded, so that the first of equal ones is taken whatever the order of the sums.
+    return max(found, key=lambda ids: round(modularity(graph, ids), 9))
+
+
+def _search(graph: np.ndarray, num_communities: int, seed: int) -> Iterator[np.ndarray]:
+    """The communities at one resolution after the other."""
     networkx = _networkx()
     joined = networkx.from_numpy_array(graph)
-    parts = connected_parts(graph).max() + 1
+    parts = connected_parts(graph)
     resolution, low, high = 1.0, 0.0, math.inf
-    finer = np.arange(len(graph))
     for _ in range(_STEPS):
         ids = _communities(networkx, joined, resolution, seed)
-        count = ids.max() + 1
-        if count == num_communities:
-            return ids
-        if count > num_communities:
+        yield ids
+        if parts.max() + 1 >= num_communities:
+            # No resolution gives fewer than the parts.
+            yield parts
+            return
+        if ids.max() + 1 >= num_communities:
             high = resolution
-            finer = ids if count <= finer.max() + 1 else finer
         else:
             low = resolution
-        if high <= low * _CLOSE or parts > num_communities:
-            break
+        if high <= low * _CLOSE:
+            return
         if not low:
             resolution /= 2
         else:
             resolution = resolution * 2 if math.isinf(high) else math.sqrt(low * high)
-    return merge_communities(graph, finer, num_communities)
 
 
 def merge_communities(graph: np.ndarray, ids: np.ndarray, num_communities: int) -> np.ndarray:
