@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ def louvain_communities(graph: np.ndarray, num_communities: int, seed: int) -> n
     The resolution is searched at which Louvain's method goes over from fewer communities than
     wanted to as many or more: by doubling and halving, then by bisection. What has too many on the
     way is merged to the wanted number (`merge_communities`), which is often better than what one
-    resolution gives by itself; of all these the one of the highest modularity is taken.
+    resolution gives by itself; of all these the one is taken whose modularity at that resolution,
+    but not below 1, is highest.
 
     Args:
         graph: `[n, n]` symmetric weights.
@@ -36,47 +36,51 @@ def louvain_communities(graph: np.ndarray, num_communities: int, seed: int) -> n
 
     Reference: Blondel et al. 2008, arXiv 0803.0476; resolution as Reichardt & Bornholdt 2006.
     """
+    tried, resolution = _search(graph, num_communities, seed)
+    # Below 1 it would favour one large community beside small ones.
+    resolution = max(resolution, 1.0)
     found = [
-        merge_communities(graph, ids, num_communities)
-        for ids in _search(graph, num_communities, seed)
+        merge_communities(graph, ids, num_communities, resolution)
+        for ids in tried
         if ids.max() + 1 >= num_communities
     ]
     # Rounded, so that the first of equal ones is taken whatever the order of the sums.
-    return max(found, key=lambda ids: round(modularity(graph, ids), 9))
+    return max(found, key=lambda ids: round(modularity(graph, ids, resolution), 9))
 
 
-def _search(graph: np.ndarray, num_communities: int, seed: int) -> Iterator[np.ndarray]:
-    """The communities at one resolution after the other."""
+def _search(graph: np.ndarray, num_communities: int, seed: int) -> tuple[list[np.ndarray], float]:
+    """The communities at one resolution after the other, and the least one that gives enough."""
     networkx = _networkx()
     joined = networkx.from_numpy_array(graph)
     parts = connected_parts(graph)
-    resolution, low, high = 1.0, 0.0, math.inf
-    for _ in range(_STEPS):
-        ids = _communities(networkx, joined, resolution, seed)
-        yield ids
-        if parts.max() + 1 >= num_communities:
-            # No resolution gives fewer than the parts.
-            yield parts
-            return
-        if ids.max() + 1 >= num_communities:
+    if parts.max() + 1 >= num_communities:
+        # No resolution gives fewer than the parts.
+        return [_communities(networkx, joined, 1.0, seed), parts], 1.0
+    tried, resolution, low, high = [], 1.0, 0.0, math.inf
+    while len(tried) < _STEPS and high > low * _CLOSE:
+        tried.append(_communities(networkx, joined, resolution, seed))
+        if tried[-1].max() + 1 >= num_communities:
             high = resolution
         else:
             low = resolution
-        if high <= low * _CLOSE:
-            return
         if not low:
             resolution /= 2
         else:
             resolution = resolution * 2 if math.isinf(high) else math.sqrt(low * high)
+    # A finer one too, which may merge better than those that just give enough.
+    return [*tried, _communities(networkx, joined, 2 * high, seed)], high
 
 
-def merge_communities(graph: np.ndarray, ids: np.ndarray, num_communities: int) -> np.ndarray:
+def merge_communities(
+    graph: np.ndarray, ids: np.ndarray, num_communities: int, resolution: float = 1.0
+) -> np.ndarray:
     """Merges the two communities whose union has the highest modularity, until so many are left.
 
     Args:
         graph: `[n, n]` symmetric weights.
         ids: `[n]` ints from 0 without gaps.
         num_communities: how many to leave, at most as many as there are.
+        resolution: of the modularity.
 
     Returns:
         `[n]` ints from 0 without gaps; equal gains go to the lower numbers.
@@ -93,7 +97,7 @@ def merge_communities(graph: np.ndarray, ids: np.ndarray, num_communities: int) 
     within = member.T @ graph @ member / graph.sum()
     while len(within) > num_communities:
         strength = within.sum(1)
-        gain = within - np.outer(strength, strength)
+        gain = within - resolution * np.outer(strength, strength)
         gain[np.tril_indices(len(gain))] = -np.inf
         kept, gone = np.unravel_index(gain.argmax(), gain.shape)
         within[kept] += within[gone]
