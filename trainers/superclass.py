@@ -31,8 +31,9 @@ there are experts, the super-classes. The same input gives the same super-classe
 
 The images must be held out from training, and should not be those that results are reported on, or
 the experts have seen the test. The default is therefore what the run left out of its training
-split: of a run on train[:99%] the images of train[99%:]. Where it left nothing out, its held-out
-images are taken, and a note says so. 10 to 20 images of a class are enough.
+split, of a run on train[:99%] the images of train[99%:], or a split "validation" that it does not
+use. Where there is neither, its held-out images are taken, and a note says so. 10 to 20 images of a
+class are enough.
 
 Writes superclasses.json, which a run takes as MobileVMoE.superclasses = @superclasses() and
 superclasses.source = 'superclasses.json', and two pictures with their data as CSV:
@@ -173,16 +174,19 @@ def _source(values: flags.FlagValues, model: Trained) -> tuple[data.ImageSource,
 
     if values.data is not None:
         source = data.load(values.data, values.data_dir, eval_split=values.split)
+        spare = None if values.split else unused_split(source)
+        if spare in source.splits:
+            return dataclasses.replace(source, eval_split=spare), []
         return source, [] if values.split else [_OF_DATA.format(split=source.eval_split)]
     own = model.source
-    split = values.split or unused_split(own.train_split) or own.eval_split
+    split = values.split or unused_split(own) or own.eval_split
     notes = []
     if split == own.eval_split:
         notes.append(_REPORTED.format(split=split))
     elif _overlaps(split, own.train_split):
         notes.append(_TRAINED_ON.format(split=split, train=own.train_split))
-    if split == own.eval_split:
-        return own, notes
+    if split in own.splits:
+        return dataclasses.replace(own, eval_split=split), notes
     bindings = (*model.gin_bindings, f"dataset.eval_split = {split!r}")
     source = dataclasses.replace(model, gin_bindings=bindings).source
     if source.eval_split != split:
@@ -208,15 +212,22 @@ _TRAINED_ON = (
 )
 
 
-def unused_split(train_split: str) -> str | None:
-    """Returns what a run left out at the end of its training split.
+def unused_split(source: data.ImageSource) -> str | None:
+    """Returns the split of images that a run neither trains nor reports on, if there is one.
+
+    That is what it left out at the end of its training split, or a validation split beside the
+    held-out one.
 
     Example:
-        >>> unused_split("train[:99%]"), unused_split("train"), unused_split("train[1000:]")
-        ('train[99%:]', None, None)
+        >>> from keras_vmoe import data
+        >>> print(unused_split(data.load("digits")))
+        None
     """
-    found = _BEGINNING.fullmatch(train_split)
-    return f"{found[1]}[{found[2]}:]" if found else None
+    if found := _BEGINNING.fullmatch(source.train_split):
+        return f"{found[1]}[{found[2]}:]"
+    used = (source.train_split, source.eval_split)
+    spare = (name for name in ("validation", "val") if name not in used)
+    return next((name for name in spare if name in source.splits), None)
 
 
 def _overlaps(split: str, train_split: str) -> bool:

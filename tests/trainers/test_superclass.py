@@ -123,7 +123,22 @@ def test_what_a_run_left_out_of_training_is_taken(file, tmp_path, capsys):
     ],
 )
 def test_what_a_split_leaves_out(train_split, unused):
-    assert command.unused_split(train_split) == unused
+    splits = {train_split: DIGITS.train, "test": DIGITS.eval}
+    source = dataclasses.replace(DIGITS, splits=splits, train_split=train_split)
+    assert command.unused_split(source) == unused
+
+
+def test_a_validation_split_that_a_run_does_not_use(file, tmp_path, capsys, monkeypatch):
+    splits = {**DIGITS.splits, "validation": data.select(DIGITS.eval, np.arange(90))}
+    source = dataclasses.replace(DIGITS, splits=splits)
+    assert command.unused_split(source) == "validation"
+    assert command.unused_split(dataclasses.replace(source, eval_split="validation")) is None
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: source)
+    words = [f"--checkpoint={file}", "--data=digits", "--num=2", f"--out={tmp_path}"]
+    assert cli.main(["superclass", *words]) == 0
+    out = capsys.readouterr().out
+    assert "digits: 90 images of validation" in out
+    assert "note" not in out
 
 
 def test_training_images_are_told(dense_run, tmp_path, capsys):
