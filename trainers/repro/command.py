@@ -16,7 +16,7 @@ from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.progress import duration
 from keras_vmoe.trainers.stopping import StopRequested
 
-PAPERS = ("vmoe", "upcycling", "limoe")
+PAPERS = ("vmoe", "upcycling", "limoe", "mobile")
 _SYNOPSIS = "repro PAPER [--out=DIR] [--seeds=N] [--processes=N] [--gin_bindings=NAME=VALUE]..."
 _TEXT = """
 Trains small models that show whether a paper's claims hold at this size, and prints each claim
@@ -30,6 +30,10 @@ repro.csv. An interrupted command goes on when it is given again.
   keras-vmoe repro limoe       scenes of digits with captions: one sparse tower with and without
                                entropy losses and batch priority, dense rivals, soft minima of
                                experts; also draws repro_modalities, _patches and _tokens
+  keras-vmoe repro mobile      100 classes of garments with digits: one router for whole images,
+                               taught super-classes, beside dense twins of four sizes; two sizes
+                               and the kinds of routing with all seeds, the rest with the first;
+                               also draws repro_ablations and writes the super-classes
 """
 
 
@@ -113,6 +117,11 @@ def _reproduce(
     elif paper == "limoe":
         from keras_vmoe.trainers.repro import limoe as claims
         from keras_vmoe.trainers.repro.limoe_figure import plot_limoe as plot
+
+        options = {}
+    elif paper == "mobile":
+        from keras_vmoe.trainers.repro import mobile as claims
+        from keras_vmoe.trainers.repro.mobile_figure import plot_mobile as plot
 
         options = {}
     else:

@@ -113,8 +113,8 @@ def test_the_table_owns_up_to_a_claim_that_fails():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one paper of: vmoe, upcycling, limoe"),
-        (["mixer"], "name one paper of: vmoe, upcycling, limoe"),
+        ([], "name one paper of: vmoe, upcycling, limoe, mobile"),
+        (["mixer"], "name one paper of: vmoe, upcycling, limoe, mobile"),
         (["vmoe", "--seeds=0"], "seeds"),
         (["vmoe", "--extra=0.5"], "--extra=0.5"),
         (["limoe", "--extra=0.5"], "of upcycling alone"),
