@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from keras_vmoe.distribution.jax_mesh import JaxMesh
 from keras_vmoe.distribution.rules import EXPERT_RULES, Axes, Rule, axes_of
 from keras_vmoe.distribution.storage import to_numpy, unallocated
 from keras_vmoe.layers.experts import ExpertMLP
-from keras_vmoe.models import moe_layers
+from keras_vmoe.models import is_sparse, moe_layers
 from keras_vmoe.ops.validation import require
 
 if TYPE_CHECKING:
@@ -63,8 +64,14 @@ def place_model(model: keras.Model, mesh: AnyMesh, rules: Sequence[Rule] | None 
 
     Raises:
         ValueError: rules that do not fit model and mesh, a dispatch of a MoE layer that cannot run
-            on a mesh.
+            on a mesh, on TensorFlow a model that routes whole images.
     """
+    require(
+        isinstance(mesh, JaxMesh) or bool(moe_layers(model)) or not is_sparse(model),
+        f"model must route tokens, not whole images, to be on a mesh of TensorFlow. Received: "
+        f"{model.name!r}, a {type(model).__name__}; train it on replicas "
+        "(train.distribution='mirrored' or 'tpu'), as its experts are small, or on JAX",
+    )
     for variable, axes in model_axes(model, mesh, rules):
         mesh.place(variable, axes)
     place_metrics(model.metrics, mesh)

@@ -351,3 +351,10 @@ def test_on_a_mesh_the_layer_gives_what_it_gives_without(one, router):
     wanted = keras.ops.convert_to_numpy(model(x))
     distribution.place_model(model, one, [("experts/.*_(kernel|bias)$", ("expert",))])
     np.testing.assert_allclose(one.gather(one.function(model)(one.split(x))), wanted, atol=1e-6)
+
+
+def test_a_model_that_routes_whole_images_is_refused(one):
+    with pytest.raises(ValueError, match="must route tokens, not whole images, to be on a mesh"):
+        distribution.build_model(
+            lambda: models.MobileVMoE(num_layers=2, num_moe_layers=1, num_classes=3, **SIZES), one
+        )

@@ -83,6 +83,23 @@ def test_pairs_of_all_replicas_are_told_apart(devices, pairs_alone, tmp_path):
     assert_same_losses(found, pairs_alone, metrics=(), rtol=0, atol=1e-5)
 
 
+IMAGES = (
+    "train.model=@MobileVMoE",
+    *(f"MobileVMoE.{size}" for size in ("patch_size=8", "num_layers=2", "num_moe_layers=1")),
+    *(f"MobileVMoE.{size}" for size in ("width=8", "mlp_dim=16", "num_heads=2", "num_experts=2")),
+    "MobileVMoE.superclasses=(0, 1, 0, 1, 0, 1, 0, 1, 0, 1)",
+)
+
+
+def test_the_router_of_images_learns_on_replicas_what_it_learns_on_one(tmp_path):
+    found = run(2, tmp_path / "two", MIRRORED, *IMAGES)
+    alone = run(1, tmp_path / "one", *IMAGES)
+    assert_same_losses(found, alone, metrics=(), rtol=0, atol=1e-5)
+    for two, one in zip(found, alone, strict=True):
+        assert two["router_accuracy"] == pytest.approx(one["router_accuracy"])
+        assert two["router_loss"] == pytest.approx(one["router_loss"], rel=1e-5)
+
+
 def test_a_run_on_replicas_resumes_with_its_noise(tmp_path):
     options = (MIRRORED, *NOISE, "train.checkpoint_every=2", "train.keep_checkpoints=9")
     whole = run(2, tmp_path / "whole", *options)
