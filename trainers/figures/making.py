@@ -37,12 +37,18 @@ class Recipe(NamedTuple):
 # What is lacking.
 
 
-def _no_experts(inputs: Inputs) -> str | None:
+def _dense(inputs: Inputs) -> str | None:
     if inputs.subject is None:
         return "needs a model with experts: --workdir=DIR"
-    if not inputs.subject.moe:
+    if not models.is_sparse(inputs.subject.model):
         return f"needs experts, and {inputs.subject.name} is a dense model"
     return None
+
+
+def _no_experts(inputs: Inputs) -> str | None:
+    if (lack := _dense(inputs)) or inputs.subject.moe:
+        return lack
+    return f"needs experts of tokens, and {inputs.subject.name} sends whole images to its experts"
 
 
 def _no_buffers(inputs: Inputs) -> str | None:
@@ -244,7 +250,7 @@ RECIPES: dict[str, Recipe] = {
     "dropped_patches": Recipe(
         _no_top_k, lambda _: 2 * len(SHOWN_CAPACITIES) * STATISTICS_WORK, _dropped_patches
     ),
-    "expert_class": Recipe(_no_experts, _nothing, _expert_class, records=True),
+    "expert_class": Recipe(_dense, _nothing, _expert_class, records=True),
     "expert_position": Recipe(_no_experts, _nothing, _expert_position, records=True),
     "router_value": Recipe(_no_experts, _router_value_calls, _router_value),
     "gate_weights": Recipe(
