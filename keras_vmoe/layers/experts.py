@@ -60,7 +60,8 @@ class ExpertMLP(keras.layers.Layer):
             `[b, t, d]` together with `expert`.
         group_sizes: optional `[e]` ints, how many consecutive rows each expert has.
         expert: optional `[b]` ints, the expert that each `[t, d]` goes through. The kernels of that
-            expert are gathered for it, so few of them are cheaper than `group_sizes`.
+            expert are gathered for it, so few of them are cheaper than `group_sizes`. Or one int of
+            Python: the expert that all rows go through, whose kernels are not copied.
         training: switches dropout on.
 
     Returns:
@@ -155,13 +156,18 @@ class ExpertMLP(keras.layers.Layer):
         )
 
         def own(weight: Any) -> Any:
-            return weight if expert is None else kops.take(weight, expert, axis=0)
+            if expert is None or isinstance(expert, int):
+                return weight if expert is None else weight[expert]
+            return kops.take(weight, expert, axis=0)
 
-        hidden = kops.matmul(inputs, own(self.hidden_kernel))
-        hidden = self.activation(hidden + kops.expand_dims(own(self.hidden_bias), 1))
+        # One bias for each stack of rows, or one for all rows.
+        hidden_bias, output_bias = (
+            bias if isinstance(expert, int) else kops.expand_dims(bias, 1)
+            for bias in (own(self.hidden_bias), own(self.output_bias))
+        )
+        hidden = self.activation(kops.matmul(inputs, own(self.hidden_kernel)) + hidden_bias)
         hidden = dropout(hidden) if dropout else hidden
-        outputs = kops.matmul(hidden, own(self.output_kernel))
-        return outputs + kops.expand_dims(own(self.output_bias), 1)
+        return kops.matmul(hidden, own(self.output_kernel)) + output_bias
 
     def _one_for_each(self, inputs: Any) -> bool:
         return inputs.shape[0] in (None, self.num_experts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ from keras_vmoe.layers.experts import ExpertMLP
 from keras_vmoe.layers.moe_mlp import has_accelerator, token_mask
 from keras_vmoe.ops.validation import require, require_choice, require_rank
 
-DISPATCHES = ("auto", "grouped", "kernels", "einsum")
+DISPATCHES = ("auto", "grouped", "kernels", "branches", "einsum")
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -33,6 +34,9 @@ class ImageMoEMLP(keras.layers.Layer):
             shapes that depend on the data, which XLA does not compile on CPU and TPU.
             `"kernels"`: the kernels of its experts gathered for each image: the cost of k experts
             and a copy of their weights, `2 d h` numbers for each image and choice.
+            `"branches"`: a single image goes down a tree of conditions to its expert, whose weights
+            are neither copied nor gathered; for files that small devices run. Other batches, and
+            all of training, go as with `"kernels"`.
             `"einsum"`: every image through every expert, e times the cost.
             `"auto"`: `"kernels"` for a single image, else `"grouped"`, but on an accelerator under
             TensorFlow and on JAX without one `"kernels"`, and on a mesh `"einsum"`.
@@ -120,11 +124,18 @@ class ImageMoEMLP(keras.layers.Layer):
             f"plan must be of {self.num_experts} experts, as {self.name!r} has. "
             f"Received: one of {plan.gates.shape[-1]}",
         )
-        mix = {"grouped": self._grouped, "kernels": self._kernels, "einsum": self._einsum}
-        outputs = mix[self._method(inputs)](inputs, plan, training)
+        mix = {
+            "grouped": self._grouped,
+            "kernels": self._kernels,
+            "branches": self._branches,
+            "einsum": self._einsum,
+        }
+        outputs = mix[self._method(inputs, training)](inputs, plan, training)
         return kops.cast(outputs, self.compute_dtype)
 
-    def _method(self, inputs: Any) -> str:
+    def _method(self, inputs: Any, training: bool) -> str:
+        if self.dispatch == "branches" and (training or inputs.shape[0] != 1):
+            return "kernels"
         if self.dispatch != "auto":
             return self.dispatch
         if ops.on_mesh():
@@ -148,12 +159,24 @@ class ImageMoEMLP(keras.layers.Layer):
         return kops.reshape(outputs, [images, length, width])
 
     def _kernels(self, inputs: Any, plan: ops.ImagePlan, training: bool) -> Any:
-        total = None
-        for i in range(plan.expert.shape[1]):
-            outputs = self.experts(inputs, expert=plan.expert[:, i], training=training)
-            outputs = outputs * kops.reshape(plan.weight[:, i], [-1, 1, 1])
-            total = outputs if total is None else total + outputs
-        return total
+        return _weighted_sum(
+            plan, lambda expert: self.experts(inputs, expert=expert, training=training)
+        )
+
+    def _branches(self, inputs: Any, plan: ops.ImagePlan, training: bool) -> Any:
+        def choose(expert: Any, first: int, end: int) -> Any:
+            if end - first == 1:
+                return self.experts(inputs, expert=first)
+            middle = (first + end) // 2
+            return kops.cond(
+                expert < middle,
+                lambda: choose(expert, first, middle),
+                lambda: choose(expert, middle, end),
+            )
+
+        return _weighted_sum(
+            plan, lambda expert: choose(kops.reshape(expert, []), 0, self.num_experts)
+        )
 
     def _einsum(self, inputs: Any, plan: ops.ImagePlan, training: bool) -> Any:
         images, length, width = kops.shape(inputs)
@@ -184,3 +207,12 @@ class ImageMoEMLP(keras.layers.Layer):
             "dispatch": self.dispatch,
             **{name: experts[name] for name in shared + initializers},
         }
+
+
+def _weighted_sum(plan: ops.ImagePlan, run: Callable[[Any], Any]) -> Any:
+    """The outputs `[b, t, d]` of `run(expert)` for each choice `[b]`, weighted and added up."""
+    total = None
+    for i in range(plan.expert.shape[1]):
+        outputs = run(plan.expert[:, i]) * kops.reshape(plan.weight[:, i], [-1, 1, 1])
+        total = outputs if total is None else total + outputs
+    return total
