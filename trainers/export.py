@@ -36,9 +36,11 @@ tokens of the second.
   keras-vmoe export workdir/quickstart-seed0 served/digits
   keras-vmoe export workdir/quickstart-seed0 digits.onnx --batch_size=dynamic --images_alone
   keras-vmoe export model.keras model.tflite
+  keras-vmoe export model.keras small.tflite --precision=int8
   keras-vmoe export workdir/limoe/quickstart-seed0 served/limoe --batch_size=dynamic
 """
 _FORMATS = ("saved_model", "onnx", "litert")
+_PRECISIONS = ("float32", "float16", "int8")
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
 
 
@@ -52,6 +54,13 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_string(
         "batch_size", "1", "Images of a batch, or dynamic. Default: 1.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        _PRECISIONS,
+        "Of the weights in a LiteRT file. Default: float32.",
+        flag_values=values,
     )
     flags.DEFINE_boolean(
         "images_alone", False, "Route each image alone in larger batches too.", flag_values=values
@@ -105,6 +114,11 @@ def main(argv: Sequence[str]) -> int:
             f"folder of a SavedModel; with another ending give --format. Received: {target}"
         )
     file_format = values.format or _BY_SUFFIX.get(suffix, "saved_model")
+    if values.precision != "float32" and file_format != "litert":
+        raise UsageError(
+            f"export: --precision={values.precision} is of --format=litert. "
+            f"Received: --format={file_format}"
+        )
     if Path(target).expanduser().exists() and not values.overwrite:
         raise FileExistsError(f"{target} exists; name another target, or give --overwrite")
     if not Path(source).expanduser().exists():
@@ -115,10 +129,19 @@ def main(argv: Sequence[str]) -> int:
 
     model = _load(source, values.capacity_factor)
     alone = serving.images_alone(model) if values.images_alone else contextlib.nullcontext()
+    how = (target, file_format, batch_size, values.verify, values.overwrite)
     pairs = isinstance(model, models.ImageTextModel)
-    write = serving.export_pairs if pairs else serving.export
+    if pairs and values.precision != "float32":
+        raise ValueError(
+            f"--precision={values.precision} is of models of images alone; those of image-text "
+            "pairs are written in float32"
+        )
     with _quiet_converters(values.debug), alone:
-        facts = write(model, target, file_format, batch_size, values.verify, values.overwrite)
+        facts = (
+            serving.export_pairs(model, *how)
+            if pairs
+            else serving.export(model, *how, precision=values.precision)
+        )
     _report(target, facts, values.verify)
     return 0
 
@@ -187,7 +210,8 @@ def _report(target: str, facts: serving.Metadata | serving.PairMetadata, verifie
     for one in (facts.image, facts.text) if pairs else (facts,):
         _report_graph(one)
     check = "gives what Keras gives" if verified else "not run beside Keras"
-    print(f"wrote    {target}: {facts.format}, {size / 1e6:,.1f} MB, {check}")
+    weights = "" if pairs or facts.precision == "float32" else f" in {facts.precision}"
+    print(f"wrote    {target}: {facts.format}{weights}, {size / 1e6:,.1f} MB, {check}")
     if pairs and facts.imports:
         print(f"loading  needs import {', '.join(facts.imports)}")
 
@@ -200,5 +224,7 @@ def _report_graph(facts: serving.Metadata) -> None:
     classes = f", {len(facts.class_names)} classes" if facts.class_names else ""
     print(f"input    {facts.input_name} {axes(facts.input_shape)} {facts.input_dtype}{values}")
     print(f"output   {facts.output_name} {axes(facts.output_shape)}{classes}")
+    if facts.experts_name:
+        print(f"output   {facts.experts_name}: of each image, best first")
     if methods := sorted(set(facts.dispatch.values())):
         print(f"dispatch {', '.join(methods)} in {len(facts.dispatch)} MoE layers")

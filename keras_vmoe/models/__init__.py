@@ -20,6 +20,7 @@ from keras_vmoe.models.reference import from_reference_config as from_reference_
 from keras_vmoe.models.rewiring import with_image_mask as with_image_mask
 from keras_vmoe.models.rewiring import with_routing as with_routing
 from keras_vmoe.models.sparse import exact_capacity as exact_capacity
+from keras_vmoe.models.sparse import image_moe_layers as image_moe_layers
 from keras_vmoe.models.sparse import is_sparse as is_sparse
 from keras_vmoe.models.sparse import moe_layers as moe_layers
 from keras_vmoe.models.text_transformer import TextTransformer as TextTransformer

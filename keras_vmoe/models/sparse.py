@@ -37,6 +37,22 @@ def moe_layers(model: keras.Model) -> list[MoEMLP]:
     return _held(model, MoEMLP)
 
 
+def image_moe_layers(model: keras.Model) -> list[ImageMoEMLP]:
+    """The layers of a model that send whole images to experts, as `moe_layers`.
+
+    Args:
+        model: any Keras model.
+
+    Example:
+
+    >>> from keras_vmoe import models
+    >>> model = models.from_variant("mobile_vmoe_6x64", num_classes=2)
+    >>> [layer.name for layer in models.image_moe_layers(model)]
+    ['encoder_block_4_moe', 'encoder_block_5_moe']
+    """
+    return _held(model, ImageMoEMLP)
+
+
 def _held(model: keras.Model, kind: type) -> list[Any]:
     found: dict[int, Any] = {}
 

@@ -9,7 +9,7 @@ import keras
 
 from keras_vmoe import models
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
-from keras_vmoe.serving import saved_model
+from keras_vmoe.serving import litert_file, saved_model
 from keras_vmoe.serving.graph import check_model, traced
 from keras_vmoe.serving.loading import MODULES, SUFFIXES, load, open_exported
 from keras_vmoe.serving.metadata import Metadata
@@ -33,6 +33,7 @@ def export(
     batch_size: int | None = 1,
     verify: bool = True,
     overwrite: bool = False,
+    precision: str = "float32",
 ) -> Metadata:
     """Exports a model for inference, and runs what was written beside Keras.
 
@@ -41,6 +42,10 @@ def export(
     image depends on that image alone; export within `images_alone(model)` for the same in larger
     batches. What tokens are moved by is chosen anew where the format wants shapes that do not
     depend on the data (ONNX, LiteRT): `"einsum"` or `"gather"` in place of `"grouped"`.
+
+    A `MobileVMoE` that routes whole images tells their experts beside the logits, as the output
+    `"experts"`. With `batch_size=1` the file reads the weights of the chosen experts alone. For
+    LiteRT they are behind conditions, or, where they are few, gathered (`metadata.dispatch`).
 
     A `Classifier` takes pixels from 0 to 255 in each format. As a SavedModel it takes images of
     any size; ONNX and LiteRT files take the size that the model inside was made for.
@@ -54,12 +59,17 @@ def export(
         verify: run the file in its own runtime on random inputs; it may differ from Keras by no
             more than rounding (1e-5 of the largest output in float32).
         overwrite: replace what `export` wrote there before, and nothing else.
+        precision: of the weights in a LiteRT file. `"float16"` halves the file and `"int8"`
+            quarters it: 8 bits for each weight of a large matrix, one scale a column, activations
+            remain floats ("dynamic range"). `verify` then allows 0.5% and 10% of the largest
+            output.
 
     Returns:
         The `Metadata` that the file holds: its input and output, class names, value range.
 
     Raises:
-        ValueError: an unknown format, a path of another format, a model that has several inputs or
+        ValueError: an unknown format or precision, another precision than float32 for a format
+            that is not `"litert"`, a path of another format, a model that has several inputs or
             outputs, open axes, operations or a dtype that the format does not take.
         FileExistsError: there is something at `path`; with `overwrite`, something that `export` did
             not write.
@@ -85,12 +95,13 @@ def export(
     ((1, 16, 16, 3), (-1.0, 1.0), 'gather')
     """
     check_arguments(model, format, batch_size)
+    _check_precision(precision, format)
     target = _check_target(path, format, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that it can be renamed; a file that fails the comparison is never there.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=target.parent) as folder:
         draft = Path(folder) / target.name
-        with traced(model, format, batch_size, format != "saved_model") as graph:
+        with traced(model, format, batch_size, format != "saved_model", precision) as graph:
             MODULES[format].write(graph, draft)
         if verify:
             compare_with_keras(model, load(draft))
@@ -131,6 +142,15 @@ def check_arguments(model: keras.Model, file_format: str, batch_size: int | None
         file_format == "saved_model" or size < _MAX_BYTES,
         f"model must have less than 2 GB of weights for format={file_format!r}. "
         f"Received: {size / 1e9:.1f} GB; export it as a saved_model",
+    )
+
+
+def _check_precision(precision: str, file_format: str) -> None:
+    require_choice("precision", precision, litert_file.PRECISIONS)
+    require(
+        precision == "float32" or file_format == "litert",
+        f"precision={precision!r} is of format='litert'. Received: format={file_format!r}; leave "
+        "precision out, or build the model with another dtype policy for a saved_model",
     )
 
 

@@ -21,7 +21,8 @@ class Graph(NamedTuple):
 
     Attributes:
         model: whose weights the function holds.
-        function: a traced `tf.function` from the input to `{output_name: output}`.
+        function: a traced `tf.function` from the input to `{output_name: output}`, and the experts
+            of the images where the model routes whole ones.
         metadata: the facts of the file.
     """
 
@@ -38,7 +39,11 @@ class Graph(NamedTuple):
 
 @contextlib.contextmanager
 def traced(
-    model: keras.Model, file_format: str, batch_size: int | None, fixed_shapes: bool
+    model: keras.Model,
+    file_format: str,
+    batch_size: int | None,
+    fixed_shapes: bool,
+    precision: str = "float32",
 ) -> Iterator[Graph]:
     """Traces a model for export; a writer works within the `with` block.
 
@@ -48,18 +53,32 @@ def traced(
         batch_size: images of a batch; `None`: any number.
         fixed_shapes: the graph must not have shapes that depend on the data, and of its input only
             the number of images may be open.
+        precision: that the file's weights will have.
 
     Raises:
         ValueError: a model that has not one input and one output, or open axes.
     """
     shape = _input_shape(model, batch_size, fixed_shapes)
-    dispatch = fixed_dispatch(model, batch_size) if fixed_shapes else _own_dispatch(model)
+    # Conditions are built in where a small device runs the file.
+    small = file_format == "litert"
+    dispatch = (
+        fixed_dispatch(model, batch_size, small, precision)
+        if fixed_shapes
+        else _own_dispatch(model)
+    )
+    routed = models.with_router_outputs(model) if models.routes_images(model) else None
     with dispatch as methods, layers.routing_metrics(False):
-        metadata = _metadata(model, file_format, shape, methods)
+        metadata = _metadata(model, file_format, shape, methods, precision)
         spec = tf.TensorSpec(shape, metadata.input_dtype, name=metadata.input_name)
 
         def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {metadata.output_name: model(inputs, training=False)}
+            if routed is None:
+                return {metadata.output_name: model(inputs, training=False)}
+            outputs = routed(inputs, training=False)
+            return {
+                metadata.output_name: outputs["logits"],
+                metadata.experts_name: outputs["experts"],
+            }
 
         function = tf.function(serve, input_signature=[spec], autograph=False)
         function.get_concrete_function()
@@ -129,7 +148,8 @@ def _input_shape(
 
 @contextlib.contextmanager
 def _own_dispatch(model: keras.Model) -> Iterator[dict[str, str]]:
-    yield {layer.name: layer.dispatch for layer in models.moe_layers(model)}
+    found = models.moe_layers(model) + models.image_moe_layers(model)
+    yield {layer.name: layer.dispatch for layer in found}
 
 
 def _output_name(model: keras.Model) -> str:
@@ -143,8 +163,10 @@ def _metadata(
     file_format: str,
     shape: tuple[int | None, ...],
     dispatch: dict[str, str],
+    precision: str = "float32",
 ) -> Metadata:
     output = tuple(model.outputs[0].shape[1:])
+    inner = model.model if isinstance(model, models.Classifier) else model
     return Metadata(
         format=file_format,
         input_name=model.inputs[0].name,
@@ -155,4 +177,7 @@ def _metadata(
         value_range=getattr(model, "input_range", None),
         class_names=tuple(model.class_names) if isinstance(model, models.Classifier) else (),
         dispatch=dispatch,
+        precision=precision,
+        experts_name="experts" if models.routes_images(model) else None,
+        superclasses=tuple(getattr(inner, "superclasses", None) or ()),
     )

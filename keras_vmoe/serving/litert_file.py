@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_vmoe.serving import packages, saved_model
 from keras_vmoe.serving.graph import Graph
-from keras_vmoe.serving.metadata import FILE_NAME, Metadata, OpenFile, check_size
+from keras_vmoe.serving.metadata import FILE_NAME, Metadata, OpenFile, Run, check_size
 
+#: What the weights of a file are held in, beside those that the model computes in.
+PRECISIONS = ("float32", "float16", "int8")
 _SIGNATURE = "serving_default"
 _MISSING_OP = re.compile(r"'tf\.(\w+)' op is neither a custom op nor a flex op")
 
@@ -31,6 +31,7 @@ def write(graph: Graph, path: Path) -> None:
         saved_model.write(graph, Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[_SIGNATURE])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        _set_precision(converter, graph.metadata.precision)
         content = _convert(converter)
     custom = custom_operations(content)
     if custom:
@@ -41,6 +42,15 @@ def write(graph: Graph, path: Path) -> None:
         archive.writestr(FILE_NAME, graph.metadata.to_json())
         if graph.metadata.class_names:
             archive.writestr("labels.txt", "\n".join(graph.metadata.class_names) + "\n")
+
+
+def _set_precision(converter: Any, precision: str) -> None:
+    if precision == "float32":
+        return
+    # Of weights alone ("dynamic range"): activations stay floats, so no images are needed here.
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
 
 
 def _convert(converter: Any) -> bytes:
@@ -92,8 +102,8 @@ def _read_metadata(path: Path) -> str | None:
         raise ValueError(f"the zip behind the model is damaged: {error}") from error
 
 
-def _function(path: Path, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
+def _function(path: Path, metadata: Metadata) -> Run:
     module = packages.load("ai_edge_litert.interpreter")
     interpreter = module.Interpreter(model_path=str(path))
     runner = interpreter.get_signature_runner(_SIGNATURE)
-    return lambda inputs: runner(**{metadata.input_name: inputs})[metadata.output_name]
+    return lambda inputs: runner(**{metadata.input_name: inputs})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from keras_vmoe.ops.validation import require
 from keras_vmoe.serving import litert_file, onnx_file, saved_model
-from keras_vmoe.serving.metadata import PAIRS_FILE_NAME, Metadata, OpenFile
+from keras_vmoe.serving.metadata import PAIRS_FILE_NAME, Metadata, OpenFile, Run
 
 SUFFIXES = {".onnx": "onnx", ".tflite": "litert"}
 MODULES: dict[str, ModuleType] = {
@@ -27,7 +26,7 @@ class ExportedModel:
     Args:
         path: the file or folder.
         metadata: its facts.
-        function: runs it.
+        function: runs it, from the input to outputs by name.
 
     Call arguments:
         inputs: as `metadata.input_shape` and `metadata.input_dtype` say.
@@ -39,14 +38,23 @@ class ExportedModel:
         ValueError: inputs of another shape.
     """
 
-    def __init__(
-        self, path: Path, metadata: Metadata, function: Callable[[np.ndarray], np.ndarray]
-    ) -> None:
+    def __init__(self, path: Path, metadata: Metadata, function: Run) -> None:
         self.path = path
         self.metadata = metadata
         self._run = function
 
     def __call__(self, inputs: Any) -> np.ndarray:
+        return self.outputs(inputs)[self.metadata.output_name]
+
+    def outputs(self, inputs: Any) -> dict[str, np.ndarray]:
+        """All outputs by name; of a model that routes whole images their `"experts"` are one.
+
+        Args:
+            inputs: as for a call.
+
+        Raises:
+            ValueError: inputs of another shape.
+        """
         dtype = self.metadata.input_dtype
         # Strings of any length.
         inputs = np.asarray(inputs, object if dtype == "string" else dtype)
@@ -59,7 +67,7 @@ class ExportedModel:
             f"inputs must have shape {wanted}, as {self.path.name} was exported. "
             f"Received: inputs of shape {inputs.shape}",
         )
-        return self._run(inputs)
+        return dict(self._run(inputs))
 
 
 def exported_format(path: str | Path) -> str | None:

@@ -40,6 +40,10 @@ def _are_names(values: Any) -> bool:
     return isinstance(values, tuple) and all(isinstance(x, str) for x in values)
 
 
+def _are_ids(values: Any) -> bool:
+    return isinstance(values, tuple) and all(type(x) is int for x in values)
+
+
 # What each field must be in a file, which others may have altered.
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (lambda value: isinstance(value, str), "a string"),
@@ -50,6 +54,9 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "output_shape": (_is_axes, "a list of sizes or null"),
     "value_range": (_is_range, "null or [low, high]"),
     "class_names": (_are_names, "a list of strings"),
+    "precision": (lambda value: isinstance(value, str), "a string"),
+    "experts_name": (lambda value: value is None or isinstance(value, str), "null or a string"),
+    "superclasses": (_are_ids, "a list of whole numbers"),
     "dispatch": (
         lambda value: isinstance(value, dict) and _are_names(tuple(value.values())),
         "an object of strings",
@@ -72,6 +79,11 @@ class Metadata:
         value_range: what the input has for black and white; `None` where that is not known.
         class_names: a name per logit; empty where they are not known.
         dispatch: MoE layer name to how its tokens are moved in the exported graph.
+        precision: of the weights in the file: `"float32"`, which is as the model has them,
+            `"float16"` or `"int8"`.
+        experts_name: of the output `[b, k]` that tells the experts of each image, best first; of a
+            model that routes whole images.
+        superclasses: the expert of each class, where the router of such a model learned that.
 
     Example:
 
@@ -90,6 +102,9 @@ class Metadata:
     value_range: tuple[float, float] | None = None
     class_names: tuple[str, ...] = ()
     dispatch: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    precision: str = "float32"
+    experts_name: str | None = None
+    superclasses: tuple[int, ...] = ()
 
     @property
     def batch_size(self) -> int | None:
@@ -131,16 +146,19 @@ def _required(cls: type[Metadata]) -> list[str]:
     ]
 
 
+Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+
+
 class OpenFile(NamedTuple):
     """An exported file as the modules of the formats open it.
 
     Attributes:
         metadata: its text, if the file has some.
-        load: makes a function of arrays of what was opened.
+        load: makes a function of arrays of what was opened: from the input to outputs by name.
     """
 
     metadata: str | None
-    load: Callable[[Metadata], Callable[[np.ndarray], np.ndarray]]
+    load: Callable[[Metadata], Run]
 
 
 def check_size(size: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_vmoe.serving import packages
 from keras_vmoe.serving.graph import Graph
-from keras_vmoe.serving.metadata import KEY, Metadata, OpenFile, check_size
+from keras_vmoe.serving.metadata import KEY, Metadata, OpenFile, Run, check_size
 
 #: The newest that tf2onnx writes; onnxruntime 1.14 and later run it.
 OPSET = 18
@@ -75,8 +75,12 @@ def open_file(path: Path) -> OpenFile:
     except Exception as error:  # onnxruntime's errors have no common class
         raise ValueError(f"onnxruntime cannot open it: {error}") from error
 
-    def load(metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda inputs: session.run([metadata.output_name], {metadata.input_name: inputs})[0]
+    names = [output.name for output in session.get_outputs()]
+
+    def load(metadata: Metadata) -> Run:
+        return lambda inputs: dict(
+            zip(names, session.run(names, {metadata.input_name: inputs}), strict=True)
+        )
 
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     check_size(len(text or ""))

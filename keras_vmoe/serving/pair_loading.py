@@ -167,7 +167,7 @@ def load_pairs(path: str | Path) -> ExportedPairModel:
         import_tensorflow_text()
         loaded = tf.saved_model.load(str(path))
         image, texts = (
-            ExportedModel(path, facts, saved_model.endpoint(loaded, name, facts))
+            ExportedModel(path, facts, saved_model.endpoint(loaded, name))
             for name, facts in zip(ENDPOINTS, (metadata.image, metadata.text), strict=True)
         )
         return ExportedPairModel(path, metadata, image, texts)

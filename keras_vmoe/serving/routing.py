@@ -8,8 +8,13 @@ from collections.abc import Iterator
 import keras
 
 from keras_vmoe import models, ops
-from keras_vmoe.layers import MoEMLP
+from keras_vmoe.layers import ImageMoEMLP, MoEMLP
 from keras_vmoe.models.sparse import with_attribute
+
+# Numbers in the kernels of an expert. Copying fewer of them takes less time than some four
+# conditions, one within the other: measured in LiteRT, where the copy is of d = 64 still the
+# faster and of d = 96 no more.
+_FEW_WEIGHTS = 50_000
 
 
 def images_alone(model: keras.Model) -> contextlib.AbstractContextManager[None]:
@@ -47,21 +52,30 @@ def images_alone(model: keras.Model) -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def fixed_dispatch(model: keras.Model, batch_size: int | None) -> Iterator[dict[str, str]]:
+def fixed_dispatch(
+    model: keras.Model, batch_size: int | None, small: bool = False, precision: str = "float32"
+) -> Iterator[dict[str, str]]:
     """Lets MoE layers move tokens in shapes that do not depend on the data, in a `with` block.
 
     A layer that is set to `"einsum"` or `"gather"` keeps it. The others get the cheaper one by
     `ops.choose_dispatch`: one-hot products where groups are small beside the experts' hidden
-    width, gathers elsewhere.
+    width, gathers elsewhere. A layer that whole images go to gathers their experts' kernels, or has
+    branches where one image is alone on a small device.
 
     Args:
         model: any Keras model; it is as before afterwards.
         batch_size: images of a batch; `None` where it is not known: groups are taken as full.
+        small: the file is for small devices.
+        precision: of the file's weights.
 
     Yields:
         Layer name to dispatch.
     """
     found = [(layer, _fixed(layer, batch_size)) for layer in models.moe_layers(model)]
+    found += [
+        (layer, _fixed_for_images(layer, batch_size, small, precision))
+        for layer in models.image_moe_layers(model)
+    ]
     with with_attribute("dispatch", found):
         yield {layer.name: method for layer, method in found}
 
@@ -78,3 +92,14 @@ def _fixed(layer: MoEMLP, batch_size: int | None) -> str:
         backend="tensorflow",
         accelerator=True,  # accelerators want fixed shapes too
     )
+
+
+def _fixed_for_images(
+    layer: ImageMoEMLP, batch_size: int | None, small: bool, precision: str
+) -> str:
+    if layer.dispatch in ("kernels", "branches", "einsum"):
+        return layer.dispatch
+    weights = 2 * layer.hidden_dim * layer.get_build_config()["input_shape"][-1]
+    # Kernels of less than float32 are made larger, or multiplied slowly, where they are gathered.
+    branches = precision != "float32" or weights >= _FEW_WEIGHTS
+    return "branches" if small and batch_size == 1 and branches else "kernels"

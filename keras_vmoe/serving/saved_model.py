@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from keras_vmoe.serving.metadata import (
     PAIRS_FILE_NAME,
     Metadata,
     OpenFile,
+    Run,
     check_size,
 )
 
@@ -86,17 +87,20 @@ def open_file(path: Path) -> OpenFile:
     return OpenFile(text, lambda metadata: _function(path, metadata))
 
 
-def _function(path: Path, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
-    return endpoint(tf.saved_model.load(str(path)), "serve", metadata)
+def _function(path: Path, metadata: Metadata) -> Run:
+    return endpoint(tf.saved_model.load(str(path)), "serve")
 
 
-def endpoint(loaded: Any, name: str, metadata: Metadata) -> Callable[[np.ndarray], np.ndarray]:
+def endpoint(loaded: Any, name: str) -> Run:
     """One endpoint of a loaded SavedModel, as a function of arrays."""
 
-    def run(inputs: np.ndarray) -> np.ndarray:
-        outputs = getattr(loaded, name)(tf.convert_to_tensor(inputs))[metadata.output_name]
+    def array(tensor: tf.Tensor) -> np.ndarray:
         # NumPy has no bfloat16 of its own.
-        return (tf.cast(outputs, tf.float32) if outputs.dtype.size < 4 else outputs).numpy()
+        return (tf.cast(tensor, tf.float32) if tensor.dtype.size < 4 else tensor).numpy()
+
+    def run(inputs: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = getattr(loaded, name)(tf.convert_to_tensor(inputs))
+        return {key: array(value) for key, value in outputs.items()}
 
     run.loaded = loaded  # its variables must outlive this call
     return run
