@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
             f"--precision={values.precision} is of models of images alone; those of image-text "
             "pairs are written in float32"
         )
-    with _quiet_converters(values.debug), alone:
+    with quiet_converters(values.debug), alone:
         facts = (
             serving.export_pairs(model, *how)
             if pairs
@@ -183,7 +183,7 @@ def _load(source: str, capacity_factor: float | None) -> keras.Model:
 
 
 @contextlib.contextmanager
-def _quiet_converters(debug: bool) -> Iterator[None]:
+def quiet_converters(debug: bool) -> Iterator[None]:
     """Keeps what converters written in C++ say to their developers off the terminal."""
     if debug:
         yield

@@ -249,7 +249,9 @@ def test_an_operation_that_litert_lacks_is_named(tmp_path):
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     model = dense()
     monkeypatch.setattr(
-        serving.ExportedModel, "__call__", lambda self, x: keras_outputs(model, x) + 1e-3
+        serving.ExportedModel,
+        "outputs",
+        lambda self, x: {"logits": keras_outputs(model, x) + 1e-3},
     )
     with pytest.raises(RuntimeError, match=r"served differs from the Keras model by 0.0"):
         serving.export(model, tmp_path / "served")

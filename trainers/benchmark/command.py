@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from keras_vmoe.trainers import command_line
-from keras_vmoe.trainers.benchmark import input_command, memory, tables
+from keras_vmoe.trainers.benchmark import (
+    device_command,
+    device_memory,
+    input_command,
+    memory,
+    tables,
+)
 from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark import settings as settings_of
 from keras_vmoe.trainers.errors import UsageError
@@ -23,10 +29,12 @@ tables:
   layer       the MoE layer beside a dense MLP of the same work, and capacity against time
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
   input       images a second of a training input pipeline, stage by stage
+  device      LiteRT files of Mobile V-MoE beside their dense twins, one image at a time
 
   keras-vmoe benchmark layer --json=layer.json
   keras-vmoe benchmark model --memory --json=model.json
   keras-vmoe benchmark input --gin_file=runs/quickstart.gin
+  keras-vmoe benchmark device --form=auto,einsum --json=device.json
   keras-vmoe benchmark TABLE --help                   the options of a table
 """
 
@@ -124,7 +132,12 @@ def main(argv: Sequence[str]) -> int:
         usage: keras-vmoe benchmark ...
         0
     """
-    tables_by_name = {"layer": _run_layer, "model": _run_model, "input": input_command.run}
+    tables_by_name = {
+        "layer": _run_layer,
+        "model": _run_model,
+        "input": input_command.run,
+        "device": device_command.run,
+    }
     words = [word for word in argv if word != "--debug"]
     if words and words[0] in ("-h", "--help", "help"):
         print(_HELP.strip())
@@ -134,6 +147,8 @@ def main(argv: Sequence[str]) -> int:
     name, rest = words[0], words[1:]
     if name == memory.COMMAND and rest:
         return memory.main(rest)
+    if name == device_memory.COMMAND and rest:
+        return device_memory.main(rest)
     if name not in tables_by_name:
         raise UsageError(
             f"benchmark: unknown table {name!r}; the tables are: {', '.join(tables_by_name)}"

@@ -149,6 +149,40 @@ class InputSettings:
     warmup: int = 3
 
 
+@dataclass(frozen=True)
+class DeviceSettings:
+    """The files of `benchmark device`.
+
+    Args:
+        models: presets of `MobileVMoE`, each measured beside its dense twin.
+        forms: how a file comes to the weights of an image's experts: `"auto"`, which is what
+            `keras-vmoe export` writes, or a dispatch of `layers.ImageMoEMLP`.
+        precisions: of the weights.
+        threads: of the interpreter.
+        overrides: arguments of the models that differ from the preset.
+        rounds: interleaved rounds.
+        warmup: runs before them.
+        images: random images that take turns.
+        memory: measure peak memory too.
+        seed: of weights and images.
+    """
+
+    models: tuple[str, ...] = ("mobile_vmoe_12x192",)
+    forms: tuple[str, ...] = ("auto",)
+    precisions: tuple[str, ...] = ("float32",)
+    threads: tuple[int, ...] = (1, 2)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 300
+    warmup: int = 10
+    images: int = 32
+    memory: bool = True
+    seed: int = 0
+
+
+FORMS = ("auto", "branches", "kernels", "einsum")
+PRECISIONS = ("float32", "float16", "int8")
+
+
 # What a word on the command line stands for: a class of `keras_vmoe.data`.
 CROPS = {"inception": "InceptionCrop", "central": "CentralCrop", "squash": None}
 AUGMENTATIONS = {

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keras_vmoe.trainers.benchmark.settings import InputSettings, LayerSettings, ModelSettings
+from keras_vmoe.trainers.benchmark.settings import (
+    DeviceSettings,
+    InputSettings,
+    LayerSettings,
+    ModelSettings,
+)
 
 
 class Column(NamedTuple):
@@ -71,6 +76,22 @@ MODEL = (
     Column("ratio.wall", "ratio", "wall", ".2f"),
     Column("ratio.cpu", "ratio", "CPU", ".2f"),
     Column("peak_memory_bytes", "peak", "GB", ".2f", 5, 1e-9),
+)
+
+DEVICE = (
+    Column("model", "model", form="<", width=18),
+    Column("precision", "weights", form="<", width=8),
+    Column("form", "experts", form="<", width=8),
+    Column("threads", "threads"),
+    Column("wall.p50", "p50", "ms", ".2f", 6),
+    Column("wall.p90", "p90", "ms", ".2f", 6),
+    Column("wall.p99", "p99", "ms", ".2f", 6),
+    Column("cpu_ms", "time", "CPU-ms", ".2f", 6),
+    Column("ratio.wall", "ratio", "wall", ".3f"),
+    Column("ratio.cpu", "ratio", "CPU", ".3f"),
+    Column("file_bytes", "file", "MB", ".1f", 6, 1e-6),
+    Column("memory_bytes", "memory", "MB", ".1f", 6, 1e-6),
+    Column("flops_paper", "MFLOPs", "paper's", ".0f", 6, 1e-6),
 )
 
 INPUT = (
@@ -177,4 +198,16 @@ def input_note(settings: InputSettings) -> str:
         "last is the whole of it.\n"
         "this stage: what a row adds to the CPU time of the row above. Medians of "
         f"{settings.rounds} interleaved rounds of {settings.seconds:g} s."
+    )
+
+
+def device_note(settings: DeviceSettings) -> str:
+    """Returns the lines below the table of files for small devices."""
+    return (
+        "LiteRT interpreter with XNNPACK, one image at a time. ratio = time / time of the dense "
+        "twin (the row of experts = dense) in the same rounds.\n"
+        f"Medians and percentiles of {settings.rounds} interleaved rounds over {settings.images} "
+        "random images; memory: what loading and running the file adds to a process of its own.\n"
+        "experts: branches = behind conditions, kernels = the chosen ones' gathered, einsum = all "
+        "experts for every image; MFLOPs as the paper counts them."
     )
