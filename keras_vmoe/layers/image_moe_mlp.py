@@ -133,7 +133,7 @@ class ImageMoEMLP(keras.layers.Layer):
         outputs = mix[self._method(inputs, training)](inputs, plan, training)
         return kops.cast(outputs, self.compute_dtype)
 
-    def _method(self, inputs: Any, training: bool) -> str:
+    def _method(self, inputs: Any, training: bool = False) -> str:
         if self.dispatch == "branches" and (training or inputs.shape[0] != 1):
             return "kernels"
         if self.dispatch != "auto":

@@ -9,7 +9,7 @@ from tests.layers import cases, harness
 from tests.layers.test_experts import one_expert
 from tests.support.gradients import value_and_gradients
 
-WAYS = ("grouped", "kernels", "einsum")
+WAYS = ("grouped", "kernels", "branches", "einsum")
 
 
 @pytest.mark.parametrize("check", harness.CHECKS)
@@ -49,6 +49,26 @@ def test_it_is_the_weighted_sum_of_an_images_experts(dispatch, k):
             for j in range(k)
         )
         np.testing.assert_allclose(found[i], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_branches_lead_a_single_image_to_each_of_the_experts(k):
+    layer, x = make("branches"), tokens(1)
+    for expert in range(4):
+        logits = np.roll([[4.0, 2.0, 1.0, 0.0]], expert, axis=1).astype("float32")
+        plan = ops.image_routing(logits, k)
+        wanted = sum(
+            float(plan.weight[0, j]) * one_expert(layer.experts, (expert + j) % 4, x[0])
+            for j in range(k)
+        )
+        np.testing.assert_allclose(np.asarray(layer(x, plan=plan))[0], wanted, atol=1e-5)
+
+
+def test_branches_are_for_a_single_image_out_of_training():
+    layer = make("branches")
+    assert layer._method(tokens(1)) == "branches"
+    assert layer._method(tokens(1), training=True) == "kernels"
+    assert layer._method(tokens(2)) == layer._method(keras.Input((5, 8))) == "kernels"
 
 
 def gradients(dispatch, k):
