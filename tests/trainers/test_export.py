@@ -58,6 +58,8 @@ def test_a_file_without_class_names(tmp_path, capsys):
         (["here", "gs://bucket/model"], 2, "gs://bucket/model is an address"),
         (["here", "model.onnx"], 1, "here is no .keras file"),
         (["here", "model.onnx", "--format=litert"], 1, "here is no .keras file"),
+        (["here", "model.onnx", "--precision=int8"], 2, "--precision=int8 is of --format=litert"),
+        (["here", "model.tflite", "--precision=int4"], 2, "--precision=int4"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, words, code, message):
@@ -67,3 +69,12 @@ def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, words, code, messa
     assert found == code
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_weights_of_eight_bits(tmp_path, capsys):
+    tiny.vit(num_layers=1).save(tmp_path / "model.keras")
+    path = tmp_path / "model.tflite"
+    code, out, err = run(capsys, tmp_path / "model.keras", path, "--precision=int8")
+    assert code == 0, err
+    assert re.search(r"model.tflite: litert in int8, [\d.]+ MB, gives what Keras gives", out)
+    assert serving.load(path).metadata.precision == "int8"
