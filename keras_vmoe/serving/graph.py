@@ -61,11 +61,7 @@ def traced(
     shape = _input_shape(model, batch_size, fixed_shapes)
     # Conditions are built in where a small device runs the file.
     small = file_format == "litert"
-    dispatch = (
-        fixed_dispatch(model, batch_size, small, precision)
-        if fixed_shapes
-        else _own_dispatch(model)
-    )
+    dispatch = fixed_dispatch(model, batch_size, small) if fixed_shapes else _own_dispatch(model)
     routed = models.with_router_outputs(model) if models.routes_images(model) else None
     with dispatch as methods, layers.routing_metrics(False):
         metadata = _metadata(model, file_format, shape, methods, precision)

@@ -11,10 +11,10 @@ from keras_vmoe import models, ops
 from keras_vmoe.layers import ImageMoEMLP, MoEMLP
 from keras_vmoe.models.sparse import with_attribute
 
-# Numbers in the kernels of an expert. Copying fewer of them takes less time than some four
-# conditions, one within the other: measured in LiteRT, where the copy is of d = 64 still the
-# faster and of d = 96 no more.
-_FEW_WEIGHTS = 50_000
+# Numbers in the kernels of an expert. In LiteRT, copying these few takes no longer than the some
+# four conditions on the way to an expert, and needs less memory: measured from d = 64 to 384, it is
+# so at 96 (74,000 numbers) and no more at 192 (295,000).
+_FEW_WEIGHTS = 100_000
 
 
 def images_alone(model: keras.Model) -> contextlib.AbstractContextManager[None]:
@@ -53,7 +53,7 @@ def images_alone(model: keras.Model) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def fixed_dispatch(
-    model: keras.Model, batch_size: int | None, small: bool = False, precision: str = "float32"
+    model: keras.Model, batch_size: int | None, small: bool = False
 ) -> Iterator[dict[str, str]]:
     """Lets MoE layers move tokens in shapes that do not depend on the data, in a `with` block.
 
@@ -66,14 +66,13 @@ def fixed_dispatch(
         model: any Keras model; it is as before afterwards.
         batch_size: images of a batch; `None` where it is not known: groups are taken as full.
         small: the file is for small devices.
-        precision: of the file's weights.
 
     Yields:
         Layer name to dispatch.
     """
     found = [(layer, _fixed(layer, batch_size)) for layer in models.moe_layers(model)]
     found += [
-        (layer, _fixed_for_images(layer, batch_size, small, precision))
+        (layer, _fixed_for_images(layer, batch_size, small))
         for layer in models.image_moe_layers(model)
     ]
     with with_attribute("dispatch", found):
@@ -94,12 +93,8 @@ def _fixed(layer: MoEMLP, batch_size: int | None) -> str:
     )
 
 
-def _fixed_for_images(
-    layer: ImageMoEMLP, batch_size: int | None, small: bool, precision: str
-) -> str:
+def _fixed_for_images(layer: ImageMoEMLP, batch_size: int | None, small: bool) -> str:
     if layer.dispatch in ("kernels", "branches", "einsum"):
         return layer.dispatch
     weights = 2 * layer.hidden_dim * layer.get_build_config()["input_shape"][-1]
-    # Kernels of less than float32 are made larger, or multiplied slowly, where they are gathered.
-    branches = precision != "float32" or weights >= _FEW_WEIGHTS
-    return "branches" if small and batch_size == 1 and branches else "kernels"
+    return "branches" if small and batch_size == 1 and weights >= _FEW_WEIGHTS else "kernels"

@@ -111,9 +111,9 @@ def test_another_expert_is_a_difference(tmp_path, monkeypatch):
 
 def test_a_batch_gathers_kernels_and_a_layer_keeps_what_it_was_given():
     model = mobile()
-    with routing.fixed_dispatch(model, None, small=True, precision="int8") as found:
+    with routing.fixed_dispatch(model, None, small=True) as found:
         assert found == {"encoder_block_1_moe": "kernels"}
-    with routing.fixed_dispatch(model, 1, small=False, precision="float32") as found:
+    with routing.fixed_dispatch(model, 1, small=False) as found:
         assert found == {"encoder_block_1_moe": "kernels"}
     with routing.fixed_dispatch(mobile(dispatch="einsum"), 1, small=True) as found:
         assert found == {"encoder_block_1_moe": "einsum"}
