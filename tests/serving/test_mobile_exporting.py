@@ -92,7 +92,8 @@ def test_a_dense_model_takes_fewer_bits_too(tmp_path):
         metadata = serving.export(mobile().dense_twin(), path, "litert", precision=precision)
         assert (metadata.experts_name, metadata.superclasses) == (None, ())
         sizes[precision] = path.stat().st_size
-    assert sizes["int8"] < sizes["float16"]
+    weights = 4 * mobile().dense_twin().count_params()
+    assert sizes["float16"] - sizes["int8"] > 0.15 * weights, "a quarter, but for small ones"
 
 
 def test_another_expert_is_a_difference(tmp_path, monkeypatch):
