@@ -210,7 +210,8 @@ def _evaluate(model: Trained, batches: _Batches) -> None:
     from keras_vmoe import evaluation, models
     from keras_vmoe.trainers.work_progress import WorkProgress
 
-    progress = WorkProgress(total_work=float(batches.count))
+    routes_images = models.routes_images(model.model)
+    progress = WorkProgress(total_work=float(batches.count * (1 + routes_images)))
     progress.begin("evaluation", work=float(batches.count))
     done = itertools.count(1)
     result = evaluation.evaluate(
@@ -219,6 +220,15 @@ def _evaluate(model: Trained, batches: _Batches) -> None:
         model.image_losses,
         on_batch=lambda: progress.advance(next(done) / batches.count),
     )
+    routing = None
+    if routes_images:
+        progress.begin("the router", work=float(batches.count))
+        done = itertools.count(1)
+        routing = evaluation.image_routing(
+            model.model,
+            batches.dataset,
+            on_batch=lambda: progress.advance(next(done) / batches.count),
+        )
     nll, brier, ece = result.calibration
     progress.print(
         f"result   accuracy {result.accuracy:.2%}, loss {result.loss:.3f}, NLL {nll:.4f}, "
@@ -231,8 +241,7 @@ def _evaluate(model: Trained, batches: _Batches) -> None:
         )
     if result.layers:
         print(_layers_table(result.layers))
-    if models.routes_images(model.model):
-        routing = evaluation.image_routing(model.model, batches.dataset)
+    if routing is not None:
         of_superclass = "" if routing.accuracy is None else f"accuracy {routing.accuracy:.2%}, "
         shares = ", ".join(f"{share:.1%}" for share in routing.expert_shares)
         print(f"router   {of_superclass}experts' shares of the images {shares}")

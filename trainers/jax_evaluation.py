@@ -83,7 +83,11 @@ class JaxEvaluation:
             "accuracy": ops.sum(hits(batch["label"], logits) * weights),
         }
         auxiliary = sum((ops.cast(x, "float32") for x in losses), router_loss)
-        metrics = {metric.name: value for metric, value, _ in updates}
+        metrics = {metric.name: value for metric, value, weight in updates if weight is None}
+        # Those of a number of images, which may be padded.
+        of_images |= {
+            metric.name: value * weight for metric, value, weight in updates if weight is not None
+        }
         return of_images, {"auxiliary_loss": auxiliary, **metrics}
 
 

@@ -224,15 +224,46 @@ def unused_split(source: data.ImageSource) -> str | None:
         None
     """
     if found := _BEGINNING.fullmatch(source.train_split):
-        return f"{found[1]}[{found[2]}:]"
+        spare = f"{found[1]}[{found[2]}:]"
+        held_out = _PART.fullmatch(source.eval_split)
+        if held_out and held_out[3] and _overlaps(spare, source.eval_split):
+            spare = f"{found[1]}[{held_out[3]}:]"
+        if not _overlaps(spare, source.eval_split):
+            return spare
     used = (source.train_split, source.eval_split)
     spare = (name for name in ("validation", "val") if name not in used)
     return next((name for name in spare if name in source.splits), None)
 
 
-def _overlaps(split: str, train_split: str) -> bool:
-    """Whether a split surely holds training images."""
-    return split == train_split or split.partition("[")[0] == train_split
+# A split or a part of it, such as train[10%:90%].
+_PART = re.compile(r"(\w+)(?:\[(\d+%?)?:(\d+%?)?\])?")
+
+
+def _overlaps(split: str, other: str) -> bool:
+    """Whether two splits share images, as far as their names tell: sums of parts, in percent or in
+    images; where one is in percent and the other in images, yes."""
+    return any(
+        _parts_overlap(_PART.fullmatch(one), _PART.fullmatch(two))
+        for one in split.split("+")
+        for two in other.split("+")
+    )
+
+
+def _parts_overlap(one: re.Match[str] | None, two: re.Match[str] | None) -> bool:
+    if one is None or two is None or one[1] != two[1]:
+        return False
+    bounds = [part[i] for part in (one, two) for i in (2, 3) if part[i]]
+    if len({bound.endswith("%") for bound in bounds}) > 1:
+        return True
+    first, last = (
+        (max(_number(part[2], 0) for part in (one, two))),
+        min(_number(part[3], math.inf) for part in (one, two)),
+    )
+    return first < last and first < (100 if any("%" in b for b in bounds) else math.inf)
+
+
+def _number(bound: str | None, default: float) -> float:
+    return float(bound.rstrip("%")) if bound else default
 
 
 # What is done.

@@ -34,7 +34,7 @@ def image_routing(
     """Measures the router of a `MobileVMoE` that routes by image.
 
     Args:
-        model: from images to logits.
+        model: from images to logits; or a `Classifier` by one.
         batches: of `"image"`, `"label"`, and where there is padding `"mask"`.
         on_batch: called after each batch.
 
@@ -55,6 +55,7 @@ def image_routing(
     Reference: Daxberger et al. 2023, arXiv 2309.04354, figure 3.
     """
     routed = models.with_router_outputs(model)
+    model = model.model if isinstance(model, models.Classifier) else model
     images, hits, counts = 0, 0.0, np.zeros(model.arguments["num_experts"])
     with layers.routing_metrics(False):
         for batch in batches:

@@ -38,8 +38,9 @@ class ImageMoEMLP(keras.layers.Layer):
             are neither copied nor gathered; for files that small devices run. Other batches, and
             all of training, go as with `"kernels"`.
             `"einsum"`: every image through every expert, e times the cost.
-            `"auto"`: `"kernels"` for a single image, else `"grouped"`, but on an accelerator under
-            TensorFlow and on JAX without one `"kernels"`, and on a mesh `"einsum"`.
+            `"auto"`: `"kernels"` for a single image, else `"grouped"`; but on JAX without an
+            accelerator `"kernels"`, under TensorFlow on one `"kernels"` for no more images than
+            experts and else `"einsum"`, and on a mesh `"einsum"`.
         kernel_initializer: of each expert's kernels.
         bias_initializer: of each expert's biases.
 
@@ -142,9 +143,13 @@ class ImageMoEMLP(keras.layers.Layer):
             return "einsum"
         if inputs.shape[0] == 1:
             return "kernels"
-        # Where ragged matmuls cost no more than the rows that they have.
-        ragged = (keras.backend.backend() == "jax") == has_accelerator()
-        return "grouped" if ragged else "kernels"
+        # Where ragged matmuls run, and cost no more than the rows that they have.
+        on_jax = keras.backend.backend() == "jax"
+        if on_jax == has_accelerator():
+            return "grouped"
+        # A copy of the kernels for each image of a large batch would not fit into an accelerator.
+        few = inputs.shape[0] is not None and inputs.shape[0] <= self.num_experts
+        return "kernels" if on_jax or few else "einsum"
 
     def _grouped(self, inputs: Any, plan: ops.ImagePlan, training: bool) -> Any:
         images, length, width = kops.shape(inputs)

@@ -10,6 +10,7 @@ from keras import ops as kops
 
 from keras_vmoe import layers, ops
 from keras_vmoe.layers import effects
+from keras_vmoe.layers.image_moe_mlp import DISPATCHES
 from keras_vmoe.models.base import FunctionalModel, VisionModel, argument_names, resolve_policy
 from keras_vmoe.models.classifier import Classifier, preprocess
 from keras_vmoe.models.vit import (
@@ -24,6 +25,7 @@ from keras_vmoe.models.vit import (
     pre_logits,
     require_sizes,
 )
+from keras_vmoe.ops.image_routing import require_gate, require_selected
 from keras_vmoe.ops.losses import safe_divide
 from keras_vmoe.ops.superclasses import require_superclasses
 from keras_vmoe.ops.validation import require, require_choice
@@ -86,8 +88,10 @@ class MobileVMoE(VisionModel):
     Returns:
         Logits `[b, num_classes]` (float32 under mixed precision), or features `[b, d]`. In training
         a model with a head that routes by image gives `{"logits", "router_logits"}`, the latter
-        `[b, e]`; within the graph of another model it gives logits then, too. `fit` adds the
-        router's loss to the compiled one, and tells `router_accuracy` and `router_loss`.
+        `[b, e]`. `fit` adds the router's loss to the compiled one, and tells `router_accuracy` and
+        `router_loss`. Within the graph of another model, such as a `Classifier`, and as a copy by
+        `keras.models.clone_model`, it gives logits in training, too: nobody teaches its router
+        super-classes then.
         `with_router_outputs(model)` gives both, and the experts, out of training.
 
     Raises:
@@ -161,9 +165,9 @@ class MobileVMoE(VisionModel):
         # Every argument, under its own name: this dict is the model's config.
         values = locals()
         config = {n: values[n] for n in argument_names(MobileVMoE) if n != "name"}
+        check_arguments(config)
         if superclasses is not None:
             config["superclasses"] = [int(i) for i in superclasses]
-        check_arguments(config)
         images, outputs, plan = _graph(config)
         super().__init__(config, (images, outputs), name=name, **kwargs)
         both = None
@@ -179,6 +183,8 @@ class MobileVMoE(VisionModel):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Logits, or features; in training the logits of the router as well."""
+        # Within the graph of another model this node is known to give one tensor, and Keras takes
+        # the first of these, by their names in alphabetical order: the logits.
         graphs = self._graphs
         if graphs.both is not None and (training or graphs.always):
             return graphs.both(inputs, training=training)
@@ -231,12 +237,11 @@ class MobileVMoE(VisionModel):
         training: bool = True,
     ) -> Any:
         """The compiled loss of the logits, and the weighted one of the router."""
-        if y is not None:
-            y = kops.convert_to_tensor(y)
-            if len(y.shape) == 2 and y.shape[-1] == 1:  # as `fit` may hand ids over
-                y = kops.squeeze(y, axis=-1)
-        logits, own = logits_and_router_loss(self, y_pred, y, sample_weight)
-        loss = super().compute_loss(x, y, logits, sample_weight, training)
+        y, weights = _column_as_row(y), _column_as_row(sample_weight)
+        logits, own = logits_and_router_loss(self, y_pred, y, weights)
+        loss = super().compute_loss(x, y, logits, weights, training)
+        if weights is not None:  # as Keras has it: a sum of weighted losses over the images
+            own = own * kops.mean(kops.cast(weights, own.dtype))
         # Keras' word for the share of a replica.
         return loss + self._aggregate_additional_loss(own)
 
@@ -259,6 +264,15 @@ class MobileVMoE(VisionModel):
         """
         own = {**self.arguments, "routing": "dense", "superclasses": None}
         return MobileVMoE(**own, name=f"{self.name}_dense")
+
+
+def _column_as_row(values: Any) -> Any:
+    """`[b, 1]`, as `fit` may hand ids and weights over, as `[b]`."""
+    if values is None:
+        return None
+    values = kops.convert_to_tensor(values)
+    is_column = len(values.shape) == 2 and values.shape[-1] == 1
+    return kops.squeeze(values, axis=-1) if is_column else values
 
 
 def logits_and_router_loss(
@@ -302,7 +316,11 @@ def check_arguments(config: Mapping[str, Any]) -> None:
         weight >= 0,
         f"superclass_loss_weight must not be negative. Received: superclass_loss_weight={weight}",
     )
+    require_gate(config["gate"], config["renormalise_gates"])
+    if config["routing"] != "dense":
+        require_selected(config["num_selected"], config["num_experts"])
     if config["routing"] == "image":
+        require_choice("dispatch", config["dispatch"], DISPATCHES)
         require(
             config["router_input"] == "mean" or config["pooling"] == "token",
             "router_input='token' is the class token, which pooling='token' adds. Received: "

@@ -100,7 +100,7 @@ def require_gate(gate: str, renormalise: bool) -> None:
     require(
         not (renormalise and gate == "straight_through"),
         "gate='straight_through' has the values of renormalised gates already. "
-        "Received: renormalise_gates=True; leave one of them out",
+        "Received: both; leave one of them out",
     )
 
 

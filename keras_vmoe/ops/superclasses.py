@@ -25,8 +25,8 @@ def require_superclasses(superclasses: Sequence[int], num_classes: int, num_expe
     ids = np.asarray(superclasses)
     require(
         ids.ndim == 1 and ids.dtype.kind in "iu",
-        "superclasses must be the number of an expert for each class. "
-        f"Received: superclasses={superclasses!r}",
+        "superclasses must be a sequence of ints, the number of an expert for each class (of a "
+        f"keras_vmoe.superclass.Superclasses its ids). Received: superclasses={superclasses!r}",
     )
     require(
         len(ids) == num_classes,

@@ -38,6 +38,16 @@ def test_it_counts_the_images_that_are_there(k):
     np.testing.assert_allclose(found.expert_shares, shares)
 
 
+def test_a_classifier_is_measured_by_its_model():
+    model = mobile(superclasses=IDS)
+    classifier = models.Classifier(model, list("abc"))
+    pixels = [{**b, "image": (b["image"] + 1) * 127.5} for b in batches()]
+    found, wanted = (
+        evaluation.image_routing(*pair) for pair in ((classifier, pixels), (model, batches()))
+    )
+    assert found.accuracy == pytest.approx(wanted.accuracy)
+
+
 def test_without_super_classes_there_is_no_accuracy():
     assert evaluation.image_routing(mobile(), batches()).accuracy is None
 

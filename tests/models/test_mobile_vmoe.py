@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_vmoe
 from keras_vmoe import analysis, layers, models, ops
@@ -201,7 +202,9 @@ def test_with_router_outputs(model):
 def test_a_classifier_by_it_gives_logits_and_tells_its_experts(model):
     classifier = models.Classifier(model, list("abc"))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 20, 24, 3)).astype("float32")
-    assert classifier(pixels).shape == classifier(pixels, training=True).shape == (2, 3)
+    np.testing.assert_allclose(
+        np.asarray(classifier(pixels, training=True)), np.asarray(classifier(pixels)), atol=1e-5
+    )
     found = models.with_router_outputs(classifier)(pixels)
     np.testing.assert_allclose(
         np.asarray(found["logits"]), np.asarray(classifier(pixels)), atol=1e-5
@@ -212,13 +215,20 @@ def test_a_classifier_by_it_gives_logits_and_tells_its_experts(model):
 def test_padded_images_and_other_routing(model):
     images, mask = tiny.images(4), np.array([True, True, False, True])
     outputs = models.with_image_mask(models.with_router_outputs(model))
-    for metric in model.metrics:
-        metric.reset_state()
     np.testing.assert_allclose(
         np.asarray(outputs({"images": images, "mask": mask})["logits"]),
         np.asarray(model(images)),
         atol=1e-5,
     )
+    for metric in model.metrics:
+        metric.reset_state()
+    padded = np.concatenate([images[:2], -9 * images[:1], images[3:]])
+    outputs({"images": padded, "mask": mask})
+    found = {m.name: float(m.result()) for m in model.metrics}
+    gates = np.asarray(keras.ops.softmax(model(images, training=True)["router_logits"]))[mask]
+    assert found["router/confidence"] == pytest.approx(gates.max(-1).mean(), rel=1e-4)
+    load = np.bincount(gates.argmax(-1), minlength=2).max() / 3
+    assert found["router/expert_load_max"] == pytest.approx(load)
     both = keras_vmoe.with_routing(model, num_selected=2)
     wanted = mobile(num_selected=2)
     wanted.set_weights(model.get_weights())
@@ -273,6 +283,26 @@ def test_fit_adds_the_routers_loss():
     assert measured["loss"] == pytest.approx(found["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(6,), (6, 1)])
+def test_fit_weighs_the_routers_loss_as_the_task(shape):
+    own, images = mobile(superclasses=IDS), tiny.images(6)
+    labels, weights = np.arange(6) % 3, np.arange(1.0, 7.0, dtype="float32")
+    outputs = own(images, training=True)
+    task = np.asarray(ops.classification_loss(labels, outputs["logits"]))
+    router = np.asarray(ops.superclass_loss(labels, outputs["router_logits"], IDS))
+    own.compile(
+        keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    arrays = (images, labels.reshape(shape), weights.reshape(shape))
+    batches = tf.data.Dataset.from_tensors(arrays)
+    found = own.fit(batches, verbose=0).history
+    wanted = (weights * (task + 0.3 * router)).mean()
+    assert found["loss"][0] == pytest.approx(wanted, rel=1e-4)
+    mean = (weights * router).sum() / weights.sum()
+    assert found["router_loss"][0] == pytest.approx(mean, rel=1e-4)
+    assert found["router_accuracy"][0] <= 1.0
+
+
 def test_fit_without_super_classes_is_plain():
     own, images = mobile(), tiny.images(6)
     labels = np.eye(3, dtype="float32")[[0, 1, 2, 0, 1, 2]]
@@ -321,6 +351,11 @@ def test_it_trains_in_other_ways(arguments):
         ({"superclasses": [0, 1]}, "superclasses must hold an expert for each of the 3 classes"),
         ({"superclasses": [0, 0, 0]}, "no class for 1; set num_experts"),
         ({"superclasses": [0, 1, 2]}, "must be numbers from 0 to 1"),
+        ({"superclasses": [0.0, 1.7, 1.2]}, "superclasses must be a sequence of ints"),
+        ({"superclasses": "011"}, "superclasses must be a sequence of ints"),
+        ({"superclasses": [True, False, True]}, "superclasses must be a sequence of ints"),
+        ({"superclasses": [[0], [1], [1]]}, "superclasses must be a sequence of ints"),
+        ({"superclasses": 5}, "superclasses must be a sequence of ints"),
         ({"superclasses": IDS, "routing": "dense"}, "superclasses are of classes and of routing"),
         ({"superclasses": IDS, "num_classes": None}, "superclasses are of classes"),
         ({"routing": "batch"}, "routing must be one of 'image', 'token', 'dense'"),
@@ -337,6 +372,10 @@ def test_it_trains_in_other_ways(arguments):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         mobile(**arguments)
+    with pytest.raises(ValueError, match=message):  # what is counted could be built
+        analysis.profile(
+            models.MobileVMoE, **{**tiny.ARGUMENTS, "num_layers": 3, "num_experts": 2, **arguments}
+        )
 
 
 def test_presets_by_their_short_names():

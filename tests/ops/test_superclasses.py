@@ -60,8 +60,8 @@ def test_hits_count_the_likeliest_super_class():
         ([0, 1, 2], "must be numbers from 0 to 1, as there are num_experts=2. Received: 2"),
         ([0, -1, 1], "Received: -1"),
         ([1, 1, 1], "Received: no class for 0; set num_experts"),
-        ([0.0, 1.0, 1.0], "must be the number of an expert for each class"),
-        ([[0], [1], [1]], "must be the number of an expert for each class"),
+        ([0.0, 1.0, 1.0], "must be a sequence of ints"),
+        ([[0], [1], [1]], "must be a sequence of ints"),
     ],
 )
 def test_mappings_that_leave_something_out(ids, message):

@@ -265,3 +265,31 @@ def test_gin_knows_them(mapping):
         assert gin.get_configurable("superclasses")() == (1, 0) * 5
     finally:
         gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("split", "train", "shared"),
+    [
+        ("train", "train[:99%]", True),
+        ("train[99%:]", "train[:99%]", False),
+        ("train[98%:]", "train[:99%]", True),
+        ("train[50%:60%]", "train[:80%]", True),
+        ("train[:100]", "train[100:200]", False),
+        ("train[:101]", "train[100:200]", True),
+        ("train[:1%]", "train[1000:]", True),
+        ("test", "train", False),
+        ("restval+test", "train+restval", True),
+    ],
+)
+def test_splits_that_share_images(split, train, shared):
+    assert command._overlaps(split, train) == command._overlaps(train, split) == shared
+
+
+@pytest.mark.parametrize(
+    ("held_out", "unused"),
+    [("test", "train[80%:]"), ("train[80%:90%]", "train[90%:]"), ("train[80%:]", None)],
+)
+def test_what_is_reported_is_not_unused(held_out, unused):
+    splits = {"train[:80%]": DIGITS.train, held_out: DIGITS.eval}
+    own = {"splits": splits, "train_split": "train[:80%]", "eval_split": held_out}
+    assert command.unused_split(dataclasses.replace(DIGITS, **own)) == unused

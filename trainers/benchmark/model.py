@@ -138,9 +138,10 @@ def make_step(model: keras.Model, mode: str, settings: ModelSettings) -> Candida
     @tf.function(autograph=False)
     def train(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape, layers.routing_metrics(settings.routing_metrics):
-            logits = model(images, training=True)
+            outputs = model(images, training=True)
+            logits, router_loss = models.logits_and_router_loss(model, outputs, labels)
             losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
-            loss = tf.add_n([tf.reduce_mean(losses), *model.losses])
+            loss = tf.add_n([tf.reduce_mean(losses), router_loss, *model.losses])
         optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
         return loss
 
