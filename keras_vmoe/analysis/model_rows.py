@@ -211,7 +211,7 @@ def _transformer(
     count, first = members or (1, 0)
     rows += blocks[:first]
     rows += [row.times(count) for row in blocks[first:]]
-    rows.append(parts.layer_norm("encoder_norm", (t, a.width)))
+    rows.append(parts.layer_norm("encoder_norm", (t, a.width)).times(count))
     if a.pooling == "map":
         pooling = parts.attention_pooling("pooling", t, a.width, a.num_heads, a.mlp_dim, a.qk_norm)
         rows.append(pooling.times(count))

@@ -23,7 +23,9 @@ TINY = {
 @pytest.mark.parametrize("name", keras_vmoe.list_variants())
 def test_every_preset_builds_with_overrides(name):
     overrides = dict(TINY)
-    if not name.startswith("vit_"):
+    if name.startswith("mobile_"):
+        overrides.update(num_moe_layers=1, num_experts=2)
+    elif not name.startswith("vit_"):
         overrides.update(placement="final_1", num_experts=2)
     shape = (None, 2, 3) if name.startswith("eee_") else (None, 3)
     if name.startswith("limoe_"):

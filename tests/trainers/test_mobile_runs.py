@@ -73,4 +73,4 @@ def test_evaluate_tells_of_the_router(taught, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"router   accuracy {row['router_accuracy']:.2%}, experts' shares" in out
     assert cli.main(["evaluate", f"--workdir={tmp_path / 'run'}", "--sweep"]) == 1
-    assert "routing of whole images no capacity" in capsys.readouterr().err
+    assert "routing of whole images has no capacity" in capsys.readouterr().err

@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
 def _dense(inputs: Inputs) -> str | None:
     if inputs.subject is None:
         return "needs a model with experts: --workdir=DIR"
-    if not models.is_sparse(inputs.subject.model):
+    if not (inputs.subject.moe or models.is_sparse(inputs.subject.model)):
         return f"needs experts, and {inputs.subject.name} is a dense model"
     return None
 
