@@ -177,7 +177,8 @@ def _load(source: str, capacity_factor: float | None) -> keras.Model:
     if isinstance(model, models.ImageTextModel):
         raise ValueError(
             f"--capacity_factor={capacity_factor:g} is of models of images alone; of image-text "
-            "pairs train with LIMoE.eval_capacity_factor"
+            "pairs it is trained with: bind from_variant.eval_capacity_factor of a preset, "
+            "otherwise LIMoE.eval_capacity_factor or TwoTower.eval_capacity_factor"
         )
     return models.with_routing(model, capacity_factor=capacity_factor)
 

@@ -248,6 +248,7 @@ def test_export_and_what_predict_says_of_it(pair_run, tmp_path, capsys):
     [
         (["model.onnx"], "path must be a folder: a model of image-text pairs has two encoders"),
         (["served", "--capacity_factor=2"], "--capacity_factor=2 is of models of images alone"),
+        (["served", "--capacity_factor=2"], "from_variant.eval_capacity_factor of a preset"),
     ],
 )
 def test_exports_that_are_refused(pair_run, tmp_path, monkeypatch, capsys, words, message):
