@@ -38,9 +38,11 @@ class TwoTower(PairModel):
         projection_dim: width of the embeddings; `None` takes `width`.
         placement: sparse blocks of the image tower, as of `VMoE`; `"none"`: dense.
         text_placement: the same of the text tower.
-        num_experts, num_selected, capacity_factor, eval_capacity_factor, batch_priority, noise_std,
+        num_experts, num_selected, capacity_factor, batch_priority, noise_std,
             importance_loss_weight, load_loss_weight, z_loss_weight, expert_dropout_rate,
             shared_expert_init, dispatch, dispatch_dtype: of both towers, as in `VMoE`.
+        eval_capacity_factor: of both towers, as in `VMoE`: `None` takes `capacity_factor`, so
+            that tokens are dropped as in training. That of `LIMoE` drops none.
         pairs_per_group: images, and texts, that are routed together.
         loss: `"softmax"` or `"sigmoid"`, see `ops.contrastive_loss`.
         scale_init: the scale of the logits (inverse temperature) that training starts from.

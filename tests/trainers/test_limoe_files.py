@@ -16,7 +16,7 @@ LARGE = [name for name in LIMOE if "_coco" in name or "_web" in name]
 # Runs on web pairs and on COCO have the same models.
 MODELS = [name for name in LIMOE if "_coco" not in name]
 SHAPE = ("patch_size=16", "num_layers=2", "width=8", "mlp_dim=16", "num_heads=2")
-SPARSE = ("placement=(1,)", "num_experts=4")
+SPARSE = ("placement=(1,)", "num_experts=8")
 WORDS = ("a cat on a mat", "a dog in a bed", "one cow", "two hens", "a hen and a cow", "no cat")
 
 
@@ -85,6 +85,14 @@ def test_it_makes_its_model(name):
     assert any("experts/" in path for path in decayed) == is_sparse(name)
 
 
+@pytest.mark.parametrize("name", [name for name in LARGE if "b16" in name and is_sparse(name)])
+def test_evaluation_drops_little(name):
+    """Of each, as its model is made in another way than by the name of its class."""
+    factors = [moe.router.eval_capacity_factor for moe in models.moe_layers(make_model(name))]
+    assert len(factors) == (2 if "two_tower" in name else 1)
+    assert set(factors) == {4.0}
+
+
 @pytest.mark.parametrize("name", [name for name in LARGE if "two_tower" not in name])
 def test_the_model_is_the_preset_of_its_name(name):
     parse(name)
@@ -99,7 +107,7 @@ def test_the_model_is_the_preset_of_its_name(name):
 def test_twins_differ_in_their_experts_alone(name):
     dense, sparse = (make_model(n).arguments for n in (name, name.replace("_dense", "")))
     experts = {"placement", "text_placement", "num_experts", "shared_expert_init", "name"}
-    experts |= {"loss"} if "two_tower" in name else set()
+    experts |= {"loss", "eval_capacity_factor"} if "two_tower" in name else set()
     assert {n for n, value in dense.items() if sparse[n] != value} <= experts
 
 
