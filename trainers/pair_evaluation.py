@@ -118,6 +118,9 @@ class ZeroShot(_PairMeasurement):
         batch_size: images, or texts, of one step.
         crop: `@CentralCrop()` in gin, or `None`: images are squashed to a square.
 
+    Attributes:
+        templates: those that names are put into.
+
     Raises:
         ValueError: a value out of range, a template without its place for the name.
     """
@@ -144,7 +147,7 @@ class ZeroShot(_PairMeasurement):
             raise ValueError(
                 f"ZeroShot.class_names is of one dataset, but there are {len(self._datasets)}"
             )
-        self._class_names, self._templates = class_names, text.templates(templates)
+        self._class_names, self.templates = class_names, text.templates(templates)
         self._sources: list[tuple[data.ImageSource, tuple[str, ...]]] = []
 
     def prepare(self, own: data.ImageSource | Pairs | None = None) -> list[str]:
@@ -166,6 +169,14 @@ class ZeroShot(_PairMeasurement):
                 source = data.load(dataset) if isinstance(dataset, str) else dataset()
                 self._sources.append((source, names_of(source, self._class_names)))
         return []
+
+    def class_names_of(self, dataset: str) -> str | Sequence[str] | None:
+        """What `class_names` says of a dataset; `None` where it is of another, or not given.
+
+        Args:
+            dataset: a name.
+        """
+        return self._class_names if self._datasets == (dataset,) else None
 
     @property
     def passes(self) -> int:
@@ -189,7 +200,7 @@ class ZeroShot(_PairMeasurement):
         size = self.batch_size
         return {
             f"zeroshot/{source.name}": zero_shot(
-                model, own.tokenizer, source, names, self._templates, size, self.crop, on_batch
+                model, own.tokenizer, source, names, self.templates, size, self.crop, on_batch
             ).accuracy
             for source, names in self._sources
         }

@@ -14,6 +14,7 @@ from keras_vmoe.trainers.errors import UsageError
 
 if TYPE_CHECKING:
     from keras_vmoe import data, evaluation
+    from keras_vmoe.trainers import pair_evaluation
     from keras_vmoe.trainers.trained import Trained
 
 _SYNOPSIS = "zeroshot --workdir=DIR | --model=FILE --dataset=NAME [options]"
@@ -34,13 +35,15 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "class_names",
         None,
-        "A file of a name a line, in the order of the labels. Default: the dataset's own names.",
+        "A file of a name a line, in the order of the labels. Default: those that the run measures "
+        "this dataset with (ZeroShot.class_names); the dataset's own where there are none.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "templates",
-        "clip_best",
-        "clip_best, class_name_only, or a file of a template a line, such as: a photo of a {}.",
+        None,
+        "clip_best, class_name_only, or a file of a template a line, such as: a photo of a {}. "
+        "Default: those of the run (ZeroShot.templates); clip_best where there is none.",
         flag_values=values,
     )
     return values
@@ -80,11 +83,13 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("zeroshot: --class_names is of one --dataset")
     from keras_vmoe import evaluation, text
 
-    templates = text.templates(values.templates)
+    given = None if values.templates is None else text.templates(values.templates)
     out = model_flags.out_folder(values)
     model = model_flags.load_trained(values, pairs=True)
     sources = model_flags.load_sources(values, model)
     print(f"model    {type(model.model).__name__} of {model.origin}", flush=True)
+    templates, origin = (given, "--templates") if given else _default_templates(model)
+    print(f"prompts  {len(templates)} of a class, {origin}", flush=True)
     results = {
         source.name: _measure(model, source, values.class_names, templates, values.batch_size)
         for source in sources
@@ -98,6 +103,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _default_templates(model: Trained) -> tuple[tuple[str, ...], str]:
+    """Returns templates, and where they are from."""
+    from keras_vmoe import text
+
+    if own := _of_run(model):
+        return own.templates, "ZeroShot.templates of the run"
+    return text.templates("clip_best"), "clip_best"
+
+
+def _of_run(model: Trained) -> pair_evaluation.ZeroShot | None:
+    """Returns what the run measures, so that the command can measure the same."""
+    return model.config.zero_shot if model.config else None
+
+
 def _measure(
     model: Trained,
     source: data.ImageSource,
@@ -109,6 +128,8 @@ def _measure(
     from keras_vmoe.trainers import pair_evaluation
     from keras_vmoe.trainers.work_progress import WorkProgress
 
+    if class_names is None and (own := _of_run(model)):
+        class_names = own.class_names_of(source.name)
     names = pair_evaluation.names_of(source, class_names)
     prompts = [one for several in text.prompts(names, templates) for one in several]
     unknown = model.tokenizer.counts(prompts).unknown

@@ -14,7 +14,8 @@ from tests.trainers.tiny import PICTURE, SHORT, TINY_LIMOE, train
 
 # Captions of single scans: few words, and few images to embed.
 PAIRS = ("pairs.name='labelled:digits'", "pairs.templates=('a {}', 'the digit {}')")
-LIMOE = (*TINY_LIMOE, *SHORT, *PAIRS, "ZeroShot.templates='class_name_only'", "FewShot.seeds=1")
+TEMPLATES = ("a {}", "{}")
+LIMOE = (*TINY_LIMOE, *SHORT, *PAIRS, f"ZeroShot.templates={TEMPLATES}", "FewShot.seeds=1")
 GIN = {"gin_file": "runs/limoe/quickstart.gin", "tiny": LIMOE}
 
 
@@ -149,14 +150,39 @@ def test_retrieval_among_other_pairs(pair_run, tmp_path, capsys):
     assert "labelled:digits" in capsys.readouterr().out
 
 
-def test_zero_shot(pair_run, tmp_path, capsys):
+def test_zero_shot_measures_what_the_run_measured(pair_run, tmp_path, capsys):
     words = [f"--workdir={pair_run}", f"--out={tmp_path}", "--dataset=digits"]
-    assert cli.main(["zeroshot", *words, "--templates=class_name_only"]) == 0
-    assert "10 classes, 10 prompts, 0 of them of unknown words alone" in capsys.readouterr().out
-    found = json.loads((tmp_path / "zeroshot.json").read_text())["datasets"]["digits"]
+    assert cli.main(["zeroshot", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "prompts  2 of a class, ZeroShot.templates of the run" in printed
+    assert "10 classes, 20 prompts, 0 of them of unknown words alone" in printed
+    content = json.loads((tmp_path / "zeroshot.json").read_text())
+    assert content["templates"] == list(TEMPLATES)
+    found = content["datasets"]["digits"]
     last = rows(pair_run, "eval")[-1]
     assert found["accuracy"] == pytest.approx(last["zeroshot/digits"])
     assert len(found["class_accuracies"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (["--workdir={}", "--templates=class_name_only"], "prompts  1 of a class, --templates"),
+        (["--model={}/model.keras"], "prompts  8 of a class, clip_best"),
+    ],
+)
+def test_zero_shot_with_other_templates(pair_run, tmp_path, words, printed, capsys):
+    words = [word.format(pair_run) for word in words]
+    assert cli.main(["zeroshot", *words, f"--out={tmp_path}", "--dataset=digits"]) == 0
+    assert printed in capsys.readouterr().out
+
+
+def test_the_class_names_of_a_run_are_of_its_dataset():
+    names = [*"abcdefghij"]
+    measured = pair_evaluation.ZeroShot("digits", names)
+    assert measured.class_names_of("digits") == names
+    assert measured.class_names_of("fashion_mnist") is None
+    assert pair_evaluation.ZeroShot(["digits", "cifar10"]).class_names_of("digits") is None
 
 
 def test_linear_classifier_of_embeddings(pair_run, tmp_path, capsys):
