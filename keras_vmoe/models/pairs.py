@@ -12,6 +12,7 @@ from keras_vmoe import layers, ops
 from keras_vmoe.layers import effects
 from keras_vmoe.models.base import FunctionalModel, VisionModel
 from keras_vmoe.ops.contrastive import KINDS
+from keras_vmoe.ops.losses import safe_divide
 from keras_vmoe.ops.validation import require, require_choice
 
 Graph = Callable[[], tuple[Any, Any]]
@@ -194,8 +195,11 @@ class PairModel(VisionModel):
         # Before the exchange between replicas: their forward passes share the layers.
         auxiliary = list(self.losses)
         logits, kind = ops.contrastive_outputs(y_pred)
-        effects.emit_metric(self._accuracy, kops.mean(ops.contrastive_hits(logits)))
-        total = kops.mean(ops.contrastive_loss(logits, kind))
+        hits, losses = ops.contrastive_hits(logits), ops.contrastive_loss(logits, kind)
+        # The last batch may leave a replica without pairs, of which there is no mean.
+        count = kops.cast(kops.shape(losses)[0], losses.dtype)
+        accuracy, total = (safe_divide(kops.sum(each), count) for each in (hits, losses))
+        effects.emit_metric(self._accuracy, accuracy, count)
         for loss in auxiliary:
             total += kops.cast(loss, total.dtype)
         # The gradients of replicas are summed.
