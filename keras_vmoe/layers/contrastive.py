@@ -106,11 +106,18 @@ class LogitScale(keras.layers.Layer):
             name="log_scale",
             shape=(),
             initializer=keras.initializers.Constant(math.log(self.scale_init)),
+            # Far above the limit it would take as many steps to come back.
+            constraint=self._held,
+
         )
         if self.bias_init is not None:
             self.bias = self.add_weight(
                 name="bias", shape=(), initializer=keras.initializers.Constant(self.bias_init)
             )
+
+    def _held(self, log_scale: Any) -> Any:
+        """What an optimizer leaves of a new value."""
+        return kops.minimum(log_scale, math.log(self.maximum))
 
     def call(self, inputs: Any) -> Any:
         rows = (kops.shape(inputs)[0],)

@@ -68,6 +68,17 @@ def test_the_scale_is_held_and_comes_back():
         assert list(gradients.values()) == [pytest.approx(3 * shown, rel=1e-5)]
 
 
+def test_steps_beyond_the_limit_are_not_kept():
+    """So that one step back is enough, however many went up."""
+    layer = scale(90.0)
+    optimizer = keras.optimizers.SGD(1.0)
+    shown = []
+    for gradient in (-1.0, -1.0, -1.0, 0.1):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], layer.trainable_variables)
+        shown.append(float(np.asarray(layer(X))[0]))
+    assert shown == pytest.approx([100.0] * 3 + [100.0 * math.exp(-0.1)], rel=1e-5)
+
+
 def test_the_bias_learns():
     layer = scale(2.0, bias_init=-1.0)
     _, gradients, _ = layer_gradients(layer, lambda y, _: keras.ops.sum(y[1]), X)
