@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from keras_vmoe.trainers import command_line
+from keras_vmoe.trainers import command_line, model_flags
 from keras_vmoe.trainers.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ dataset, writes its model file, and prints how well it fits the training and the
 The same captions give the same file.
 
   keras-vmoe vocabulary --dataset=digit_grids --size=128 --out=digits.model
-  keras-vmoe vocabulary --dataset=coco_captions --out=coco.model
+  keras-vmoe vocabulary --dataset=coco_captions,train+restval,val --out=coco.model
   keras-vmoe vocabulary --dataset=caption_folder:photos --size=4000 --out=photos.model
 """
 
@@ -30,7 +30,12 @@ The same captions give the same file.
 def _flags() -> flags.FlagValues:
     values = command_line.new_flags()
     for name, default, help_text in (
-        ("dataset", None, "Images with captions: a name that data.load_pairs knows."),
+        (
+            "dataset",
+            None,
+            "Images with captions: NAME, or NAME,TRAIN_SPLIT,HELD_OUT_SPLIT; a name that "
+            "data.load_pairs knows.",
+        ),
         ("data_dir", None, "Where they lie. Default: as for data.load_pairs."),
         ("caption_field", None, "Of TensorFlow Datasets: the feature of the captions."),
         ("out", None, "The file of the vocabulary."),
@@ -93,9 +98,12 @@ def _train(values: flags.FlagValues, path: Path) -> None:
     """Trains, writes and tells."""
     from keras_vmoe import data, text
 
+    name, train, held_out = model_flags.name_and_splits(values.dataset)
     source = data.load_pairs(
-        values.dataset,
+        name,
         values.data_dir,
+        train_split=train,
+        eval_split=held_out,
         caption_field=values.caption_field,
         max_corrupt=values.max_corrupt,
         verify=False,
@@ -113,8 +121,8 @@ def _train(values: flags.FlagValues, path: Path) -> None:
         raise OSError(f"--out={path} cannot be written ({error.strerror}); name another") from error
     print(f"tokens   {tokenizer.vocabulary_size:,} of at most {values.size:,}")
     print(f"training {_told(tokenizer.counts(captions), values.length)}", flush=True)
-    held_out = _captions(source.eval, values.max_captions)
-    print(f"held out {_told(tokenizer.counts(held_out), values.length)}")
+    others = _captions(source.eval, values.max_captions)
+    print(f"held out {_told(tokenizer.counts(others), values.length)}")
     print(f"wrote    {path}")
 
 

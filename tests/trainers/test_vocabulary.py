@@ -45,11 +45,18 @@ def test_a_vocabulary_of_a_folder(photos, capsys):
     assert out.read_bytes() == content
 
 
+def test_the_splits_that_are_named(photos, capsys):
+    words = (f"--dataset=caption_folder:{photos},test,train", "--size=60")
+    assert run(*words, f"--out={photos / 'words.model'}") == 0
+    assert "2 captions to learn from" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         ((), 2, "give --dataset"),
         (("--dataset=digit_grids",), 2, "give --out"),
+        (("--dataset=digit_grids,train", "--out=w"), 2, "NAME,TRAIN_SPLIT,HELD_OUT_SPLIT"),
         (("digit_grids",), 2, "did you mean --dataset=digit_grids"),
         (("--dataset=digit_grids", "--out=."), 2, "is a folder; name a file"),
         (("--dataset=digit_grids", "--out=gs://a/b"), 2, "is an address, not a folder"),
