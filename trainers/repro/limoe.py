@@ -284,18 +284,31 @@ def _score_claims(found: Measured) -> list[Claim]:
 
 
 def _soft_minimum_claims(found: Measured) -> list[Claim]:
+    gates = {
+        minimum: [lowest(row, "text", "effective_experts") for row in rows]
+        for minimum, rows in found.soft_minima.items()
+    }
     result = []
-    for minimum, rows in found.soft_minima.items():
-        used = [lowest(row, "text", "effective_experts") for row in rows]
-        for words, values in (("gates", used), ("tokens", found.taken[minimum])):
-            of = "expert" if minimum == 1 else "experts"
+    for minimum in SOFT_MINIMA[1:]:  # no text spreads over less than one expert
+        for words, used in (("gates", gates), ("tokens", found.taken)):
             result.append(
                 Claim(
-                    f"asked for {minimum} {of}, text spreads its {words} over as many (relative)",
-                    f"{_count(values)} experts",
-                    _above([n / minimum for n in values], 1.0),
+                    f"asked for {minimum} experts, text spreads its {words} over as many "
+                    "(relative)",
+                    f"{_count(used[minimum])} experts",
+                    _above([n / minimum for n in used[minimum]], 1.0),
                 )
             )
+    few, many = SOFT_MINIMA[1], SOFT_MINIMA[-1]
+    for words, used in (("gates", gates), ("tokens", found.taken)):
+        result.append(
+            Claim(
+                f"asked for {many} experts instead of {few}, text spreads its {words} over more "
+                "(relative)",
+                f"{_count(used[many])} against {_count(used[few])} experts",
+                _above([n / m for n, m in zip(used[many], used[few], strict=True)], 1.0),
+            )
+        )
     return result
 
 

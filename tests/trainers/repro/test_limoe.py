@@ -57,7 +57,7 @@ def routed(pairs, untrained):
     return limoe_routing.route(untrained, pairs.eval)
 
 
-def made_up(routed, text_neither=(0.3, 0.31, 0.32), limoe_score=(0.8, 0.81, 0.82)):
+def made_up(routed, text_neither=(0.3, 0.31, 0.32), limoe_score=(0.8, 0.81, 0.82), of_eight=5.0):
     rates = {
         "limoe": [(0.97, 0.96), (0.98, 0.97), (0.975, 0.965)],
         "entropy": [(0.97, 0.96), (0.98, 0.97), (0.975, 0.975)],
@@ -70,7 +70,7 @@ def made_up(routed, text_neither=(0.3, 0.31, 0.32), limoe_score=(0.8, 0.81, 0.82
     }
     scores = {kind: {name: [0.7, 0.71, 0.721] for name in limoe.MEASURES} for kind in KINDS}
     scores["limoe"] = {name: list(limoe_score) for name in limoe.MEASURES}
-    asked = {1: 1.5, 2: 6.0, 4: 3.9, 8: 5.0}
+    asked = {1: 1.5, 2: 6.0, 4: 3.9, 8: of_eight}
     minima = {n: [routing_row(4, 1, 1, used), routing_row(4, 1, 1, used + 0.001)]
               for n, used in asked.items()}  # fmt: skip
     taken = {n: [0.8 * used, 0.8 * used + 0.001] for n, used in asked.items()}
@@ -151,11 +151,20 @@ def test_the_table_says_what_was_found(routed):
     gates, tokens = ([judged[asked.format(n, of)] for n in (2, 4, 8)] for of in ("gates", "tokens"))
     assert gates == ["holds", "does not hold", "does not hold"]
     assert tokens == ["holds", "does not hold", "does not hold"]
+    assert not any("asked for 1 " in claim for claim in judged), "it could not fail"
+    more = "asked for 8 experts instead of 2, text spreads its {} over more (relative)"
+    assert [judged[more.format(of)] for of in ("gates", "tokens")] == ["does not hold"] * 2
     text = limoe.table(found)
     line = next(line for line in text.splitlines() if line.startswith("neither"))
     assert line.split("  ")[-1].strip() == "31.00 ± 0.58"
     assert "1.000M" in line
     assert "6.00 ± 0.00 experts" in text
+
+
+def test_more_experts_than_a_few_can_be_found(routed):
+    judged = verdicts(made_up(routed, of_eight=7.0))
+    more = "asked for 8 experts instead of 2, text spreads its {} over more (relative)"
+    assert [judged[more.format(of)] for of in ("gates", "tokens")] == ["holds"] * 2
 
 
 def test_the_table_owns_up_to_claims_that_fail(routed):
