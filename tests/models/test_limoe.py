@@ -247,7 +247,12 @@ def test_weights_of_auxiliary_losses(losses, relative):
 
 @pytest.mark.parametrize(
     ("experts", "wanted"),
-    [(32, {"image": 20, "text": 9}), (8, {"image": 5, "text": 2}), (1, {"image": 1, "text": 1})],
+    [
+        (32, {"image": 20, "text": 9}),
+        (8, {"image": 5, "text": 2}),
+        (4, {"image": 2, "text": 2}),
+        (1, {"image": 1, "text": 1}),
+    ],
 )
 def test_soft_minima_are_the_papers_share_of_the_experts(experts, wanted):
     config = {"soft_minimum_experts": None, "num_experts": experts}
