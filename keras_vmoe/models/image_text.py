@@ -15,7 +15,7 @@ from keras_vmoe import text
 from keras_vmoe.models.base import FunctionalModel
 from keras_vmoe.models.classifier import preprocess, require_images
 from keras_vmoe.models.pairs import PairModel
-from keras_vmoe.ops.validation import require
+from keras_vmoe.ops.validation import require, require_positive_int
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -116,11 +116,16 @@ class ImageTextModel(FunctionalModel):
             `[n, d]`, of length 1.
 
         Raises:
-            ValueError: another rank or other channels.
+            ValueError: another rank or other channels, no image, a batch of none.
         """
         images = np.asarray(images)
         _, height, width, channels = self.model.input["images"].shape
         require_images(images, channels)
+        require(
+            len(images) > 0,
+            f"images must hold at least one image. Received: images of shape {images.shape}",
+        )
+        require_positive_int("batch_size", batch_size)
         embeddings = []
         for start in range(0, len(images), batch_size):
             prepared = preprocess(
@@ -140,8 +145,10 @@ class ImageTextModel(FunctionalModel):
             `[n, d]`, of length 1.
 
         Raises:
-            ValueError: something that is no list of strings, or an empty text.
+            ValueError: something that is no list of strings, no or an empty text, a batch of none.
         """
+        require_positive_int("batch_size", batch_size)
+        require(len(texts) > 0, f"texts must hold at least one text. Received: texts={texts!r}")
         tokens = np.asarray(self.tokenizer(texts))
         empty = np.flatnonzero(tokens[:, 0] == self.tokenizer.eos_id)
         require(
