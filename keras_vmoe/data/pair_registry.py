@@ -39,7 +39,8 @@ def load_pairs(
             and ai2dcaption; it has neither Flickr30k nor Conceptual Captions, which are read as a
             caption folder, or from a `data_dir` where they have been prepared.
         data_dir: for "garment_grids" a folder of Fashion-MNIST's four idx `.gz` files, Debian's
-            place for them by default; otherwise as `load` takes it.
+            place for them by default; for "labelled:NAME" and TensorFlow Datasets as `load` takes
+            it; not for others.
         train_split: name of the split to train on; TensorFlow Datasets take any specification.
         eval_split: name of the held-out split, by default the first of "validation", "val" and
             "test" that exists.
@@ -49,7 +50,7 @@ def load_pairs(
         templates: for "labelled:NAME", by default ("a photo of a {}.",); several are several
             captions.
         max_corrupt: how many images that cannot be decoded, or of TensorFlow Datasets have no
-            caption, may be left out.
+            caption, may be left out; not for scenes.
         verify: for folders: decode every file once now.
 
     Returns:
@@ -67,6 +68,7 @@ def load_pairs(
         ((32, 32, 1), 20000, 1000)
     """
     _check(name, image_field, caption_field, templates)
+    _check_place(name, data_dir, max_corrupt)
     if name.startswith(_LABELLED_PREFIX):
         source = registry.load(
             name.removeprefix(_LABELLED_PREFIX),
@@ -106,6 +108,19 @@ def _check(
                 f"{argument}={value!r}: dataset {name!r} is none of TensorFlow Datasets, which "
                 "have fields."
             )
+
+
+def _check_place(name: str, data_dir: str | None, max_corrupt: int) -> None:
+    if data_dir is not None and (name == "digit_grids" or name.startswith(_FOLDER_PREFIX)):
+        raise ValueError(
+            f"data_dir={data_dir!r}: dataset {name!r} does not lie there"
+            + (", the folder is in its name." if name.startswith(_FOLDER_PREFIX) else ".")
+        )
+    if max_corrupt and name in _SCENES:
+        raise ValueError(
+            f"max_corrupt={max_corrupt!r}: dataset {name!r} is composed in memory, nothing of it "
+            "can be damaged."
+        )
 
 
 def _load_scenes(

@@ -21,6 +21,9 @@ def test_splits_can_be_chosen():
         ({"name": "labelled:"}, "'labelled:' lacks the name"),
         ({"name": "digit_grids", "templates": ["{}"]}, "'digit_grids' has captions of its own"),
         ({"name": "digit_grids", "caption_field": "text"}, "caption_field='text': .*TensorFlow"),
+        ({"name": "digit_grids", "data_dir": "d"}, "data_dir='d': dataset 'digit_grids' does not"),
+        ({"name": "caption_folder:a", "data_dir": "d"}, "data_dir='d': .*is in its name"),
+        ({"name": "garment_grids", "max_corrupt": 7}, "max_corrupt=7: .*composed in memory"),
         ({"name": "labelled:digits", "image_field": "x"}, "image_field='x': .*TensorFlow"),
     ],
 )
