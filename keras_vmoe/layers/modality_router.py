@@ -117,6 +117,12 @@ class ModalityRouter(TopKRouter):
         self.balanced_importance = balanced_importance
         self._check()
 
+    @property
+    def asked_experts(self) -> dict[str, float]:
+        """The soft minima of the modalities that have a global entropy loss."""
+        weights = self.global_entropy_loss_weights
+        return {name: n for name, n in self.soft_minimum_experts.items() if name in weights}
+
     def _check(self) -> None:
         names = self.modalities
         require(

@@ -147,7 +147,7 @@ class MoEMLP(keras.layers.Layer):
             for name in (
                 *_METRICS,
                 *modality_metrics(self.router.modalities),
-                *(f"{n}_soft_minimum" for n in getattr(self.router, "soft_minimum_experts", ())),
+                *(f"{n}_soft_minimum" for n in self.router.asked_experts),
             )
             if name != "dropped" or self.router.plan_type is not ops.SoftPlan
         }
@@ -349,7 +349,7 @@ class MoEMLP(keras.layers.Layer):
         if groups.modality is not None:
             names = self.router.modalities
             found |= ops.modality_statistics(plan, groups.modality, names, groups.mask)
-            for name, minimum in self.router.soft_minimum_experts.items():
+            for name, minimum in self.router.asked_experts.items():
                 found[f"{name}_soft_minimum"] = kops.convert_to_tensor(minimum, dtype="float32")
         for name, value in found.items():
             effects.emit_metric(self._trackers[name], value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -18,7 +20,8 @@ from keras_vmoe.ops.validation import (
 
 
 def float32_policy(dtype: Any) -> Any:
-    """Routers compute in float32 whatever the policy (in float64 where that is asked for)."""
+    """Routers and the ends of contrastive models compute in float32 whatever the policy (in
+    float64 where that is asked for)."""
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     return "float64" if policy.compute_dtype == "float64" else "float32"
 
@@ -45,6 +48,8 @@ class Router(keras.layers.Layer):
     plan_type: type = ops.TokenChoicePlan
     #: Names of the modalities that this router tells apart; empty where it takes all tokens alike.
     modalities: tuple[str, ...] = ()
+    #: By the name of a modality how many experts a loss asks it to use; empty where none does.
+    asked_experts: Mapping[str, float] = MappingProxyType({})
     #: Members that share the experts out among them; an image's tokens come once for each.
     num_members: int = 1
 

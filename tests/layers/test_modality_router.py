@@ -93,6 +93,15 @@ def test_balanced_importance_takes_the_place_of_the_plain_one():
     assert found[0] != pytest.approx(found[1], rel=1e-2)
 
 
+def test_a_group_without_tokens_is_not_of_the_mean():
+    mask = np.array([[True] * 5, [False] * 5, [True] * 5])
+    router = built(importance_loss_weight=1.0, balanced_importance=True)
+    gates = router(CASE.inputs(), modality=MODALITY, mask=mask).gates
+    masks = [(index == MODALITY) & mask for index in (0, 1)]
+    losses = np.asarray(ops.balanced_importance_loss(gates, masks))
+    assert float(router.losses[0]) == pytest.approx(losses[[0, 2]].mean(), rel=1e-5)
+
+
 def test_losses_are_of_the_gates_without_noise():
     router = built(local_entropy_loss_weights={"text": 1.0}, noise_std=50.0)
     losses = []
@@ -129,11 +138,18 @@ def test_metrics_tell_the_modalities_apart():
     )
     assert (found["image_tokens"], found["text_tokens"]) == (9, 6)
     plain = {"expert_load_min", "expert_load_max", "dropped", "confidence", "entropy"}
-    minima = {f"{name}_soft_minimum" for name in moe.router.soft_minimum_experts}
-    assert minima
-    assert found.keys() == plain | wanted.keys() | minima
-    for name, minimum in moe.router.soft_minimum_experts.items():
-        assert found[f"{name}_soft_minimum"] == minimum
+    assert found.keys() == plain | wanted.keys() | {"image_soft_minimum"}
+    assert found["image_soft_minimum"] == 4
+
+
+def test_a_minimum_that_no_loss_asks_for_is_not_reported():
+    minima = {"image": 4, "text": 2}
+    router = cases.modality_router(
+        soft_minimum_experts=minima, global_entropy_loss_weights={"text": 0.3}
+    )
+    assert router.soft_minimum_experts == minima
+    names = {metric.name for metric in moe(router).metrics}
+    assert {name for name in names if "minimum" in name} == {"moe/text_soft_minimum"}
 
 
 def moe(router):
