@@ -8,13 +8,8 @@ from typing import Any
 import keras
 from keras import ops as kops
 
+from keras_vmoe.layers.router import float32_policy
 from keras_vmoe.ops.validation import require
-
-
-def _float32(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a layer that computes in float32 at least, whatever the policy."""
-    policy = keras.dtype_policies.get(kwargs.get("dtype") or keras.config.dtype_policy())
-    return {**kwargs, "dtype": "float64" if policy.compute_dtype == "float64" else "float32"}
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -40,7 +35,7 @@ class L2Normalization(keras.layers.Layer):
     """
 
     def __init__(self, epsilon: float = 1e-8, **kwargs: Any) -> None:
-        super().__init__(**_float32(kwargs))
+        super().__init__(**{**kwargs, "dtype": float32_policy(kwargs.get("dtype"))})
         require(epsilon > 0, f"epsilon must be above 0. Received: epsilon={epsilon}")
         self.epsilon = epsilon
 
@@ -91,7 +86,7 @@ class LogitScale(keras.layers.Layer):
         maximum: float = 100.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**_float32(kwargs))
+        super().__init__(**{**kwargs, "dtype": float32_policy(kwargs.get("dtype"))})
         require(
             0 < scale_init <= maximum,
             f"scale_init must be above 0 and at most maximum={maximum}. "
@@ -108,7 +103,6 @@ class LogitScale(keras.layers.Layer):
             initializer=keras.initializers.Constant(math.log(self.scale_init)),
             # Far above the limit it would take as many steps to come back.
             constraint=self._held,
-
         )
         if self.bias_init is not None:
             self.bias = self.add_weight(
