@@ -106,16 +106,19 @@ def _measure(
     progress = WorkProgress(total_work=float(work))
     progress.begin("embeddings", work=float(work))
     count = itertools.count(1)
-    result, texts = pair_evaluation.recalls(
-        model.model,
-        model.tokenizer,
-        source.eval,
-        size,
-        model.config.eval_crop if model.config else None,
-        lambda: progress.advance(next(count) / work),
-    )
+    try:
+        result, texts = pair_evaluation.recalls(
+            model.model,
+            model.tokenizer,
+            source.eval,
+            size,
+            model.config.eval_crop if model.config else None,
+            lambda: progress.advance(next(count) / work),
+        )
+    finally:
+        progress.clear()
     counts = model.tokenizer.counts(texts)
-    progress.print(
+    print(
         f"captions {len(texts):,}, {counts.cut:,} of them cut, {counts.unknown:,} of unknown words "
         "alone"
     )

@@ -1,5 +1,6 @@
 """Runs on image-text pairs: training, resuming, what they leave, and the commands that read it."""
 
+import contextlib
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from keras_vmoe import data, models, serving, text
 from keras_vmoe.trainers import cli, pair_evaluation, stopping, trained
 from keras_vmoe.trainers.metrics_log import MetricsLog
+from keras_vmoe.trainers.work_progress import WorkProgress
 from tests.trainers.tiny import PICTURE, SHORT, TINY_LIMOE, train
 
 # Captions of single scans: few words, and few images to embed.
@@ -148,6 +150,27 @@ def test_retrieval_among_other_pairs(pair_run, tmp_path, capsys):
     words = [f"--model={pair_run / 'model.keras'}", f"--out={tmp_path}"]
     assert cli.main(["retrieval", *words, "--dataset=labelled:digits,train,test"]) == 0
     assert "labelled:digits" in capsys.readouterr().out
+
+
+def test_the_first_images_alone_are_candidates(pair_run):
+    found, batches = trained.load(pair_run, pairs=True), []
+    few = pair_evaluation.Retrieval(batch_size=4, max_images=7)
+    measured = few.measure(found.model, found.source, lambda: batches.append(1))
+    assert len(batches) == few.passes == 2
+    assert measured["retrieval/text_to_image@10"] == 1, "seven are among the nearest ten"
+
+
+def test_a_measurement_that_ends_early_leaves_a_free_line(pair_run, tmp_path, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(WorkProgress, "clear", lambda self: cleared.append(self))
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pair_evaluation, "embed_images", stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        cli.main(["retrieval", f"--workdir={pair_run}", f"--out={tmp_path}"])
+    assert cleared
 
 
 def test_zero_shot_measures_what_the_run_measured(pair_run, tmp_path, capsys):
