@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_vmoe import layers
 from keras_vmoe.trainers import optimizers
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -58,12 +59,39 @@ for make in (optimizers.AdamW, optimizers.Momentum, optimizers.Adafactor):
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 print("equal")
+
+
+def far_up_and_one_down(make):
+    # What a scale of logits shows after each step.
+    with two.scope():
+        layer, optimizer = layers.LogitScale(90.0), make(1.0, momentum=0.0)
+        layer.build((None, 1))
+        optimizer.build(layer.trainable_variables)
+
+    def step(sign):
+        with tf.GradientTape() as tape:
+            loss = sign * tf.reduce_sum(layer(tf.ones((1, 1))))
+        (gradient,) = tape.gradient(loss, [layer.log_scale.value])
+        optimizer.apply([gradient], layer.trainable_variables)
+
+    take = tf.function(lambda sign: two.run(step, (sign,)), autograph=False)
+    for sign in (-1.0, -1.0, 1.0):
+        take(tf.constant(sign))
+        yield float(np.exp(layer.log_scale.numpy()))
+
+
+for make in (optimizers.Momentum, keras.optimizers.SGD):
+    *up, down = far_up_and_one_down(make)
+    np.testing.assert_allclose(up, 100.0, rtol=1e-5)
+    assert down < 99.0
+print("held")
 """
 
 
 @pytest.mark.multi_device
 def test_two_replicas_take_the_steps_of_one():
-    """Norms are of all replicas together; averages and accumulators live on each."""
+    """Norms are of all replicas together; averages and accumulators live on each. What a layer
+    holds within limits stays within them."""
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -72,4 +100,4 @@ def test_two_replicas_take_the_steps_of_one():
         timeout=300,
         check=False,
     )
-    assert result.stdout.split()[-1:] == ["equal"], result.stderr[-2000:]
+    assert result.stdout.split() == ["equal", "held"], result.stderr[-2000:]
