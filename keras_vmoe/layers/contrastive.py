@@ -57,7 +57,7 @@ class LogitScale(keras.layers.Layer):
     Args:
         scale_init: the scale that training starts from; its logarithm is learned.
         bias_init: the bias that training starts from; `None`: there is none.
-        maximum: the scale is held at or below this.
+        maximum: the scale is held at or below this, and so is what an optimizer makes of it.
 
     Call arguments:
         inputs: `[b, ...]`, for its number of rows.
