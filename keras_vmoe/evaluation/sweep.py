@@ -156,8 +156,8 @@ def sparse_layers(model: keras.Model) -> list[layers.MoEMLP]:
     found = models.moe_layers(model)
     require(
         bool(found),
-        "model must hold at least one MoE layer of tokens; routing of whole images has no capacity, "
-        f"and a dense model has no routing to sweep. {model.name!r} holds none",
+        "model must hold at least one MoE layer of tokens; routing of whole images has no "
+        f"capacity, and a dense model has no routing to sweep. {model.name!r} holds none",
     )
     soft = [layer.name for layer in found if layer.router.plan_type is ops.SoftPlan]
     require(
