@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from keras_vmoe import layers, ops
 from keras_vmoe.analysis.parts import RoutingCost
-from keras_vmoe.ops.validation import require, require_positive_int
+from keras_vmoe.ops.validation import require, require_positive_int, require_selected
 
 
 class Counting(NamedTuple):
@@ -137,8 +137,7 @@ def _rows(settings: Any, group: Group, counting: Counting, k: int) -> float:
 @register_router(layers.TopKRouter)
 def _top_k(settings: Any, group: Group, counting: Counting) -> RoutingCost:
     k, e = settings.num_selected, settings.num_experts
-    require_positive_int("num_selected", k)
-    require(k <= e, f"num_selected must be at most num_experts={e}. Received: num_selected={k}")
+    require_selected(k, e)
     weights = group.width * e
     return RoutingCost(weights, group.tokens * weights, _rows(settings, group, counting, k), k)
 

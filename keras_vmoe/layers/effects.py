@@ -68,7 +68,7 @@ def collect_effects() -> contextlib.AbstractContextManager[list[tuple[str, Any, 
     return _set("collected", [])
 
 
-def collect_metrics() -> contextlib.AbstractContextManager[list[tuple[Any, Any]]]:
+def collect_metrics() -> contextlib.AbstractContextManager[list[tuple[Any, Any, Any]]]:
     """Holds back metric updates alone within a `with` block: (metric, value, weights)."""
     return _set("updates", [])
 

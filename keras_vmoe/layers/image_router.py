@@ -10,8 +10,13 @@ from keras import ops as kops
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
 from keras_vmoe.layers.router import float32_policy
-from keras_vmoe.ops.image_routing import require_gate, require_selected
-from keras_vmoe.ops.validation import require, require_positive_int, require_rank
+from keras_vmoe.ops.image_routing import require_gate
+from keras_vmoe.ops.validation import (
+    require,
+    require_positive_int,
+    require_rank,
+    require_selected,
+)
 
 _METRICS = ("expert_load_min", "expert_load_max", "confidence", "entropy")
 

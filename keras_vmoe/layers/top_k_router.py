@@ -11,7 +11,7 @@ from keras import ops as kops
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
 from keras_vmoe.layers.router import Router
-from keras_vmoe.ops.validation import require, require_choice, require_positive_int
+from keras_vmoe.ops.validation import require, require_choice, require_selected
 
 LossTerms = dict[str, tuple[float, Callable[[], Any]]]
 
@@ -121,12 +121,7 @@ class TopKRouter(Router):
         self.z_loss_weight = z_loss_weight
 
     def _require_selected(self, num_selected: int) -> None:
-        require_positive_int("num_selected", num_selected)
-        require(
-            num_selected <= self.num_experts,
-            f"num_selected must be at most num_experts={self.num_experts}. "
-            f"Received: num_selected={num_selected}",
-        )
+        require_selected(num_selected, self.num_experts)
 
     def _choices_per_token(self, num_selected: int | None) -> int:
         if num_selected is None:

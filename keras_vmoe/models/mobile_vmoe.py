@@ -25,10 +25,10 @@ from keras_vmoe.models.vit import (
     pre_logits,
     require_sizes,
 )
-from keras_vmoe.ops.image_routing import require_gate, require_selected
+from keras_vmoe.ops.image_routing import require_gate
 from keras_vmoe.ops.losses import safe_divide
 from keras_vmoe.ops.superclasses import require_superclasses
-from keras_vmoe.ops.validation import require, require_choice
+from keras_vmoe.ops.validation import require, require_choice, require_selected
 
 ROUTINGS = ("image", "token", "dense")
 ROUTER_INPUTS = ("token", "mean")

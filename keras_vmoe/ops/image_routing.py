@@ -15,8 +15,8 @@ from keras_vmoe.ops.validation import (
     require,
     require_choice,
     require_finite,
-    require_positive_int,
     require_rank,
+    require_selected,
 )
 
 GATES = ("softmax", "straight_through")
@@ -82,16 +82,6 @@ def image_routing(
         # Adding zero: the value of the shares, the gradient of the gates.
         weight = shares if renormalise else weight + ops.stop_gradient(shares - weight)
     return ImagePlan(ops.cast(expert, "int32"), weight, gates, logits)
-
-
-def require_selected(num_selected: Any, num_experts: int) -> None:
-    """Raises a `ValueError` unless an image can choose so many of the experts."""
-    require_positive_int("num_selected", num_selected)
-    require(
-        num_selected <= num_experts,
-        f"num_selected must be at most num_experts={num_experts}. "
-        f"Received: num_selected={num_selected}",
-    )
 
 
 def require_gate(gate: str, renormalise: bool) -> None:

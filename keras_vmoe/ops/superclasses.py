@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_vmoe.ops.classification import classification_loss
 from keras_vmoe.ops.validation import require, require_rank
 
 
@@ -104,7 +105,7 @@ def superclass_loss(labels: Any, router_logits: Any, superclasses: Sequence[int]
     router_logits = ops.cast(router_logits, "float32")
     require_rank("router_logits", router_logits, 2, "[images, experts]")
     targets = superclass_targets(labels, superclasses, router_logits.shape[-1])
-    return ops.categorical_crossentropy(targets, router_logits, from_logits=True)
+    return classification_loss(targets, router_logits)
 
 
 def superclass_hits(labels: Any, router_logits: Any, superclasses: Sequence[int]) -> Any:

@@ -30,6 +30,16 @@ def require_positive_int(name: str, value: Any) -> None:
     )
 
 
+def require_selected(num_selected: Any, num_experts: int) -> None:
+    """Raises a `ValueError` unless so many of the experts can be chosen."""
+    require_positive_int("num_selected", num_selected)
+    require(
+        num_selected <= num_experts,
+        f"num_selected must be at most num_experts={num_experts}. "
+        f"Received: num_selected={num_selected}",
+    )
+
+
 def require_fraction(name: str, value: Any) -> None:
     """Raises a `ValueError` unless `value` is a rate in [0, 1)."""
     ok = isinstance(value, (int, float)) and 0.0 <= value < 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import keras
@@ -96,5 +97,5 @@ def _fixed(layer: MoEMLP, batch_size: int | None) -> str:
 def _fixed_for_images(layer: ImageMoEMLP, batch_size: int | None, small: bool) -> str:
     if layer.dispatch in ("kernels", "branches", "einsum"):
         return layer.dispatch
-    weights = 2 * layer.hidden_dim * layer.get_build_config()["input_shape"][-1]
+    weights = 2 * math.prod(layer.experts.hidden_kernel.shape[1:])
     return "branches" if small and batch_size == 1 and weights >= _FEW_WEIGHTS else "kernels"
