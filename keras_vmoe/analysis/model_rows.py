@@ -13,7 +13,7 @@ from keras_vmoe.analysis.routing_costs import Counting, Group, router_settings, 
 from keras_vmoe.analysis.rows import LayerProfile
 from keras_vmoe.models.efficient_ensemble import vmoe_arguments
 from keras_vmoe.models.limoe import MODALITIES, evaluation_capacity_factor
-from keras_vmoe.models.mobile_vmoe import check_arguments, first_moe_block
+from keras_vmoe.models.mobile_graph import IMAGES_PER_GROUP, check_arguments, first_moe_block
 from keras_vmoe.models.placement import moe_blocks
 from keras_vmoe.models.vit import POOLINGS, Members, image_shape
 from keras_vmoe.models.vmoe import ROUTERS, images_per_group
@@ -112,7 +112,8 @@ def _mobile_vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
     name = f"encoder_block_{first}"
     if a.routing == "token":
         sparse = {**vars(a), "placement": f"final_{a.num_moe_layers}"}
-        return _transformer(a, _sparse_mlp(SimpleNamespace(**sparse), counting, _TOP_K, 8))
+        mlp = _sparse_mlp(SimpleNamespace(**sparse), counting, _TOP_K, IMAGES_PER_GROUP)
+        return _transformer(a, mlp)
     if a.routing == "dense":
         return _transformer(
             a, lambda i, t: parts.mlp("mlp", t, a.width, a.mlp_dim * (k if i >= first else 1))

@@ -21,6 +21,13 @@ def argument_names(cls: type) -> list[str]:
     return [n for n in inspect.signature(cls.__init__).parameters if n not in ("self", "kwargs")]
 
 
+def column_as_row(values: Any) -> Any:
+    """`[b, 1]`, as `fit` may hand class ids and weights over, as `[b]`; others as they are."""
+    values = keras.ops.convert_to_tensor(values)
+    is_column = len(values.shape) == 2 and values.shape[-1] == 1
+    return keras.ops.squeeze(values, axis=-1) if is_column else values
+
+
 @keras.saving.register_keras_serializable(package="keras_vmoe")
 class FunctionalModel(keras.Model):
     """A functional model that may hold MoE layers; takes care of their metrics.

@@ -8,6 +8,7 @@ import keras
 from keras import ops as kops
 
 from keras_vmoe import ops
+from keras_vmoe.models.base import column_as_row
 from keras_vmoe.ops.classification import LOSSES
 from keras_vmoe.ops.validation import require_choice, require_fraction
 
@@ -54,7 +55,9 @@ class EnsembleCrossentropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        return ops.classification_loss(_labels(y_true), y_pred, self.kind, self.label_smoothing)
+        return ops.classification_loss(
+            column_as_row(y_true), y_pred, self.kind, self.label_smoothing
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -73,7 +76,7 @@ class _OfPrediction(keras.metrics.Mean):
         self.kind = kind
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        values = self._values(_labels(y_true), ops.ensemble_logits(y_pred, self.kind))
+        values = self._values(column_as_row(y_true), ops.ensemble_logits(y_pred, self.kind))
         super().update_state(values, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
@@ -144,10 +147,3 @@ class EnsembleNLL(_OfPrediction):
 
     def _values(self, labels: Any, logits: Any) -> Any:
         return ops.classification_loss(labels, logits, self.kind)
-
-
-def _labels(y_true: Any) -> Any:
-    """Class ids as `[b]`: `fit` may hand them over as `[b, 1]`."""
-    y_true = kops.convert_to_tensor(y_true)
-    is_column = len(y_true.shape) == 2 and y_true.shape[-1] == 1
-    return kops.squeeze(y_true, axis=-1) if is_column else y_true

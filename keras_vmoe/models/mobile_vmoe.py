@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops as kops
 
-from keras_vmoe import layers, ops
+from keras_vmoe import ops
 from keras_vmoe.layers import effects
-from keras_vmoe.layers.image_moe_mlp import DISPATCHES
-from keras_vmoe.models.base import FunctionalModel, VisionModel, argument_names, resolve_policy
+from keras_vmoe.models.base import FunctionalModel, VisionModel, argument_names, column_as_row
 from keras_vmoe.models.classifier import Classifier, preprocess
-from keras_vmoe.models.vit import (
-    dense_mlp,
-    depth_rates,
-    embed_images,
-    encoder_block,
-    encoder_norm,
-    head,
-    image_shape,
-    pool,
-    pre_logits,
-    require_sizes,
-)
-from keras_vmoe.ops.image_routing import require_gate
+from keras_vmoe.models.mobile_graph import check_arguments, functional_mobile_vmoe
 from keras_vmoe.ops.losses import safe_divide
-from keras_vmoe.ops.superclasses import require_superclasses
-from keras_vmoe.ops.validation import require, require_choice, require_selected
+from keras_vmoe.ops.validation import require
 
-ROUTINGS = ("image", "token", "dense")
-ROUTER_INPUTS = ("token", "mean")
 ROUTER_LOGITS = "router_logits"
 
 
@@ -168,7 +152,7 @@ class MobileVMoE(VisionModel):
         check_arguments(config)
         if superclasses is not None:
             config["superclasses"] = [int(i) for i in superclasses]
-        images, outputs, plan = _graph(config)
+        images, outputs, plan = functional_mobile_vmoe(config)
         super().__init__(config, (images, outputs), name=name, **kwargs)
         both = None
         if plan is not None and num_classes is not None:
@@ -237,7 +221,9 @@ class MobileVMoE(VisionModel):
         training: bool = True,
     ) -> Any:
         """The compiled loss of the logits, and the weighted one of the router."""
-        y, weights = _column_as_row(y), _column_as_row(sample_weight)
+        y, weights = (
+            None if values is None else column_as_row(values) for values in (y, sample_weight)
+        )
         logits, own = logits_and_router_loss(self, y_pred, y, weights)
         loss = super().compute_loss(x, y, logits, weights, training)
         if weights is not None:  # as Keras has it: a sum of weighted losses over the images
@@ -266,15 +252,6 @@ class MobileVMoE(VisionModel):
         return MobileVMoE(**own, name=f"{self.name}_dense")
 
 
-def _column_as_row(values: Any) -> Any:
-    """`[b, 1]`, as `fit` may hand ids and weights over, as `[b]`."""
-    if values is None:
-        return None
-    values = kops.convert_to_tensor(values)
-    is_column = len(values.shape) == 2 and values.shape[-1] == 1
-    return kops.squeeze(values, axis=-1) if is_column else values
-
-
 def logits_and_router_loss(
     model: keras.Model, outputs: Any, labels: Any, weights: Any = None
 ) -> tuple[Any, Any]:
@@ -292,139 +269,6 @@ def logits_and_router_loss(
     if not isinstance(outputs, Mapping) or ROUTER_LOGITS not in outputs:
         return outputs, kops.zeros([])
     return outputs["logits"], model.router_loss(labels, outputs[ROUTER_LOGITS], weights)
-
-
-def check_arguments(config: Mapping[str, Any]) -> None:
-    """Refuses arguments of `MobileVMoE` that no graph is needed for.
-
-    Raises:
-        ValueError: a value out of range, or an unknown word.
-    """
-    sizes = ("num_layers", "width", "mlp_dim", "num_heads", "channels")
-    own = ("num_moe_layers", "num_experts", "num_selected")
-    require_sizes(dict(config), sizes + own)
-    require_choice("routing", config["routing"], ROUTINGS)
-    require_choice("router_input", config["router_input"], ROUTER_INPUTS)
-    most, layers_ = config["num_layers"], config["num_moe_layers"]
-    require(
-        layers_ < most or (layers_ == most and config["routing"] != "image"),
-        f"num_moe_layers must be below num_layers={most}: the router looks at what a dense block "
-        f"gives. Received: num_moe_layers={layers_}",
-    )
-    weight = config["superclass_loss_weight"]
-    require(
-        weight >= 0,
-        f"superclass_loss_weight must not be negative. Received: superclass_loss_weight={weight}",
-    )
-    require_gate(config["gate"], config["renormalise_gates"])
-    if config["routing"] != "dense":
-        require_selected(config["num_selected"], config["num_experts"])
-    if config["routing"] == "image":
-        require_choice("dispatch", config["dispatch"], DISPATCHES)
-        require(
-            config["router_input"] == "mean" or config["pooling"] == "token",
-            "router_input='token' is the class token, which pooling='token' adds. Received: "
-            f"pooling={config['pooling']!r}; set router_input='mean'",
-        )
-    if config["superclasses"] is None:
-        return
-    require(
-        config["routing"] == "image" and config["num_classes"] is not None,
-        "superclasses are of classes and of routing='image'. Received: superclasses with "
-        f"routing={config['routing']!r}, num_classes={config['num_classes']}; leave them out",
-    )
-    require_superclasses(config["superclasses"], config["num_classes"], config["num_experts"])
-
-
-def first_moe_block(config: Mapping[str, Any]) -> int:
-    """The first of the last blocks, which are sparse."""
-    return config["num_layers"] - config["num_moe_layers"]
-
-
-def _graph(config: dict[str, Any]) -> tuple[Any, Any, ops.ImagePlan | None]:
-    """Symbolic images, logits or features, and the plan where images are routed."""
-    policy, plan = resolve_policy(config["dtype"]), None
-    height, width = image_shape(config["image_size"])
-    images = keras.Input((height, width, config["channels"]), name="images", dtype="float32")
-    x = embed_images(images, config, policy)
-    rates = depth_rates(config["stochastic_depth_rate"], config["num_layers"])
-    for i, rate in enumerate(rates):
-        if i == first_moe_block(config) and config["routing"] == "image":
-            plan = _route(x, config, policy)
-        make = _MLPS[config["routing"]] if i >= first_moe_block(config) else dense_mlp_at
-        block = encoder_block(config, i, make(config, i, policy), rate, policy)
-        x = block(x, plan=plan) if block.routes_images else block(x)
-    x = pool(encoder_norm(config, policy)(x), config, policy)
-    return images, head(pre_logits(x, config, policy), config, policy), plan
-
-
-def _route(x: Any, config: dict[str, Any], policy: Any) -> ops.ImagePlan:
-    kind = "first"
-    if config["router_input"] == "mean":
-        kind = "mean"
-        x = x[:, 1:] if config["pooling"] == "token" else x
-    described = layers.TokenPooling(kind, dtype=policy, name="router_input")(x)
-    return layers.ImageRouter(
-        config["num_experts"],
-        config["num_selected"],
-        renormalise_gates=config["renormalise_gates"],
-        gate=config["gate"],
-        use_bias=config["router_bias"],
-        dtype=policy,
-        name="router",
-    )(described)
-
-
-def _expert_dropout(config: Mapping[str, Any]) -> float:
-    own = config["expert_dropout_rate"]
-    return config["dropout_rate"] if own is None else own
-
-
-def _image_mlp(config: dict[str, Any], index: int, policy: Any) -> layers.ImageMoEMLP:
-    return layers.ImageMoEMLP(
-        config["num_experts"],
-        config["mlp_dim"],
-        activation=config["activation"],
-        dropout_rate=_expert_dropout(config),
-        shared_init=config["shared_expert_init"],
-        dispatch=config["dispatch"],
-        dtype=policy,
-        name=f"encoder_block_{index}_moe",
-    )
-
-
-def _token_mlp(config: dict[str, Any], index: int, policy: Any) -> layers.MoEMLP:
-    return layers.MoEMLP(
-        layers.TopKRouter(
-            config["num_experts"],
-            config["num_selected"],
-            renormalise_gates=config["renormalise_gates"],
-            name="router",
-        ),
-        config["mlp_dim"],
-        activation=config["activation"],
-        dropout_rate=_expert_dropout(config),
-        shared_init=config["shared_expert_init"],
-        dispatch=config["dispatch"],
-        dtype=policy,
-        name=f"encoder_block_{index}_moe",
-    )
-
-
-def _wide_mlp(config: dict[str, Any], index: int, policy: Any) -> layers.MLP:
-    return dense_mlp({**config, "mlp_dim": config["num_selected"] * config["mlp_dim"]}, policy)
-
-
-def dense_mlp_at(config: dict[str, Any], index: int, policy: Any) -> layers.MLP:
-    """The MLP of a block that is not sparse."""
-    return dense_mlp(config, policy)
-
-
-_MLPS: dict[str, Callable[[dict[str, Any], int, Any], keras.layers.Layer]] = {
-    "image": _image_mlp,
-    "token": _token_mlp,
-    "dense": _wide_mlp,
-}
 
 
 def routes_images(model: Any) -> bool:

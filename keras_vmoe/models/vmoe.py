@@ -167,19 +167,24 @@ def moe_mlp(
     prefix: str = "",
 ) -> layers.MoEMLP:
     """The sparse MLP of block `index`, with the prefix of its name."""
-    dropout = config["expert_dropout_rate"]
     return layers.MoEMLP(
         router,
         config["mlp_dim"],
         images_per_group=images_per_group,
         activation=config["activation"],
-        dropout_rate=config["dropout_rate"] if dropout is None else dropout,
+        dropout_rate=expert_dropout_rate(config),
         shared_init=config["shared_expert_init"],
         dispatch=config["dispatch"],
         dispatch_dtype=config["dispatch_dtype"],
         dtype=policy,
         name=f"{prefix}encoder_block_{index}_moe",
     )
+
+
+def expert_dropout_rate(config: dict[str, Any]) -> float:
+    """The dropout inside the experts: that of the dense MLPs, unless it is given."""
+    own = config["expert_dropout_rate"]
+    return config["dropout_rate"] if own is None else own
 
 
 def images_per_group(config: dict[str, Any]) -> int:
