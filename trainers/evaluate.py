@@ -24,13 +24,12 @@ _TEXT = """
 Prints accuracy and loss of a trained model on held-out images, how well its probabilities are
 calibrated (negative log-likelihood, Brier score, expected calibration error in 15 bins), and of
 each MoE layer which share of the choices got no slot; of a router of whole images, how often it
-finds the super-class. Probabilities are here the softmax of the
-logits, also where the loss was 'sigmoid': the calibration says little then, and a note says so. Of
-an ensemble, the members' mean probability is what is evaluated. With --sweep the same weights route
-in many ways, without training: choices per token (k), capacity factor (C), vanilla or batch
-priority. It prints a table and writes sweep.png, sweep.csv and sweep.json: accuracy against
-capacity, measured MACs (experts on the choices that were kept) and measured time (medians of
-interleaved rounds).
+finds the super-class. Probabilities are here the softmax of the logits, also where the loss was
+'sigmoid': the calibration says little then, and a note says so. Of an ensemble, the members' mean
+probability is what is evaluated. With --sweep the same weights route in many ways, without
+training: choices per token (k), capacity factor (C), vanilla or batch priority. It prints a table
+and writes sweep.png, sweep.csv and sweep.json: accuracy against capacity, measured MACs (experts on
+the choices that were kept) and measured time (medians of interleaved rounds).
 
   keras-vmoe evaluate --workdir=workdir/quickstart-seed0
   keras-vmoe evaluate --workdir=workdir/quickstart-seed0 --sweep --num_selected=1,2

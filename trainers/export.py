@@ -40,7 +40,7 @@ tokens of the second.
   keras-vmoe export workdir/limoe/quickstart-seed0 served/limoe --batch_size=dynamic
 """
 _FORMATS = ("saved_model", "onnx", "litert")
-_PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8")
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "litert"}
 
 
@@ -58,7 +58,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "precision",
         "float32",
-        _PRECISIONS,
+        PRECISIONS,
         "Of the weights in a LiteRT file. Default: float32.",
         flag_values=values,
     )

@@ -241,22 +241,14 @@ def _run_model(argv: Sequence[str]) -> int:
 
 
 def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.ModelSettings:
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not name.isidentifier() or not equals:
-            raise UsageError(
-                f"benchmark model: {word!r} is not NAME=VALUE, such as num_layers=4; "
-                "see keras-vmoe benchmark model --help"
-            )
-        if name in _NOT_OVERRIDDEN:
-            raise UsageError(f"benchmark model: {word!r} is said by {_NOT_OVERRIDDEN[name]}")
+    overrides = settings_of.parse_overrides("model", words, "num_layers=4", _NOT_OVERRIDDEN)
     if not values.rows:
         raise UsageError("--rows is empty")
     return settings_of.ModelSettings(
         rows=tuple(settings_of.parse_row(word) for word in values.rows),
         image_size=values.image_size,
         batch_size=values.batch_size,
-        overrides=dict(command_line.parse_override("benchmark", word) for word in words),
+        overrides=overrides,
         dispatch=values.dispatch,
         routing_metrics=values.metrics,
         rounds=values.rounds,

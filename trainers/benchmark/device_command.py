@@ -11,6 +11,7 @@ from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark import settings as settings_of
 from keras_vmoe.trainers.benchmark import tables
 from keras_vmoe.trainers.errors import UsageError
+from keras_vmoe.trainers.export import PRECISIONS
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _TEXT = """
@@ -36,7 +37,7 @@ def _flags() -> flags.FlagValues:
             default.forms,
             f"How experts are read: {', '.join(settings_of.FORMS)}.",
         ),
-        ("precision", default.precisions, f"Weights: {', '.join(settings_of.PRECISIONS)}."),
+        ("precision", default.precisions, f"Weights: {', '.join(PRECISIONS)}."),
         ("threads", default.threads, "Threads of the interpreter."),
     ):
         listed = ",".join(map(str, words))
@@ -93,24 +94,16 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.DeviceSettings:
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not name.isidentifier() or not equals:
-            raise UsageError(
-                f"benchmark device: {word!r} is not NAME=VALUE, such as num_selected=2; "
-                "see keras-vmoe benchmark device --help"
-            )
-        if name in _NOT_OVERRIDDEN:
-            raise UsageError(f"benchmark device: {word!r} is said by {_NOT_OVERRIDDEN[name]}")
+    overrides = settings_of.parse_overrides("device", words, "num_selected=2", _NOT_OVERRIDDEN)
     for name in ("model", "form", "precision", "threads"):
         if not values[name].value:
             raise UsageError(f"--{name} is empty")
     return settings_of.DeviceSettings(
         models=tuple(values.model),
         forms=settings_of.parse_choices("form", values.form, settings_of.FORMS),
-        precisions=settings_of.parse_choices("precision", values.precision, settings_of.PRECISIONS),
+        precisions=settings_of.parse_choices("precision", values.precision, PRECISIONS),
         threads=settings_of.parse_numbers("threads", values.threads),
-        overrides=dict(command_line.parse_override("benchmark", word) for word in words),
+        overrides=overrides,
         rounds=values.rounds,
         memory=values.memory,
     )

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_vmoe.trainers.benchmark.memory import peak_bytes
+from keras_vmoe.trainers.benchmark import memory
 
 # Run by `measure` alone; the help does not name it.
 COMMAND = "device_memory"
@@ -53,16 +51,7 @@ def measure(path: Path, threads: int) -> int:
     Raises:
         RuntimeError: the process failed; the message holds its last line.
     """
-    command = [sys.executable, "-m", "keras_vmoe.trainers.cli", "benchmark", COMMAND]
-    asked = json.dumps({"path": str(path), "threads": threads})
-    done = subprocess.run([*command, asked], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        ended = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise RuntimeError(
-            f"the process that measures the memory of {path.name} ended with "
-            f"{done.returncode}: {ended}"
-        )
-    return int(json.loads(done.stdout.splitlines()[-1])["peak_memory_bytes"])
+    return memory.ask(COMMAND, {"path": str(path), "threads": threads}, path.name)
 
 
 def main(words: Sequence[str]) -> int:
@@ -73,12 +62,12 @@ def main(words: Sequence[str]) -> int:
     """
     asked = json.loads(words[0])
     importlib.import_module("ai_edge_litert.interpreter")
-    before = peak_bytes()
+    before = memory.peak_bytes()
     interpreter = open_interpreter(asked["path"], asked["threads"])
     details = interpreter.get_input_details()[0]
     image = np.random.default_rng(0).uniform(-1, 1, details["shape"]).astype("float32")
     for _ in range(_RUNS):
         interpreter.set_tensor(details["index"], image)
         interpreter.invoke()
-    print(json.dumps({"peak_memory_bytes": peak_bytes() - before}))
+    memory.tell(memory.peak_bytes() - before)
     return 0

@@ -7,7 +7,7 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from keras_vmoe.trainers.benchmark.settings import ModelSettings, Row
 # Run by `measure` alone; the help does not name it.
 COMMAND = "peak_memory"
 _STEPS = 3
+_PEAK = "peak_memory_bytes"
 
 
 def measure(row: Row, mode: str, settings: ModelSettings) -> int:
@@ -32,17 +33,37 @@ def measure(row: Row, mode: str, settings: ModelSettings) -> int:
         RuntimeError: the process failed; the message holds its last line.
     """
     asked = {"row": row, "mode": mode, "settings": dataclasses.asdict(settings)}
-    command = [sys.executable, "-m", "keras_vmoe.trainers.cli", "benchmark", COMMAND]
-    done = subprocess.run(
-        [*command, json.dumps(asked)], capture_output=True, text=True, check=False
-    )
+    return ask(COMMAND, asked, f"{row.name} {mode}")
+
+
+def ask(command: str, asked: Mapping[str, Any], what: str) -> int:
+    """Returns the bytes that a process of its own tells by `tell`.
+
+    Args:
+        command: of `keras-vmoe benchmark`, that the help does not name.
+        asked: what it is told to measure, as JSON.
+        what: the same in words.
+
+    Raises:
+        RuntimeError: the process failed; the message holds its last line.
+    """
+    words = [sys.executable, "-m", "keras_vmoe.trainers.cli", "benchmark", command]
+    done = subprocess.run([*words, json.dumps(asked)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         ended = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise RuntimeError(
-            f"the process that measures the memory of {row.name} {mode} ended with "
-            f"{done.returncode}: {ended}"
+            f"the process that measures the memory of {what} ended with {done.returncode}: {ended}"
         )
-    return int(json.loads(done.stdout.splitlines()[-1])["peak_memory_bytes"])
+    return int(json.loads(done.stdout.splitlines()[-1])[_PEAK])
+
+
+def tell(peak: int) -> None:
+    """Prints what `ask` reads in the process that started this one.
+
+    Args:
+        peak: bytes.
+    """
+    print(json.dumps({_PEAK: peak}))
 
 
 def main(words: Sequence[str]) -> int:
@@ -58,7 +79,7 @@ def main(words: Sequence[str]) -> int:
     step = model.make_step(model.build_model(Row(*asked["row"]), settings), asked["mode"], settings)
     for _ in range(_STEPS):
         step().numpy()
-    print(json.dumps({"peak_memory_bytes": peak_bytes()}))
+    tell(peak_bytes())
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from keras_vmoe.trainers import command_line
 from keras_vmoe.trainers.errors import UsageError
 
 FORWARD = "forward"
@@ -180,7 +181,6 @@ class DeviceSettings:
 
 
 FORMS = ("auto", "branches", "kernels", "einsum")
-PRECISIONS = ("float32", "float16", "int8")
 
 
 # What a word on the command line stands for: a class of `keras_vmoe.data`.
@@ -264,6 +264,36 @@ def parse_choices(flag: str, words: Sequence[str], known: Sequence[str]) -> tupl
         if word not in known:
             raise UsageError(f"--{flag}: {word!r} is unknown; known: {', '.join(known)}")
     return tuple(words)
+
+
+def parse_overrides(
+    table: str, words: Sequence[str], example: str, flags: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns the arguments of models that are given as NAME=VALUE.
+
+    Args:
+        table: name of the table, for messages.
+        words: of the command line.
+        example: of an override, for messages.
+        flags: arguments that a flag says, and the flag.
+
+    Raises:
+        UsageError: for a word that is no override, or says what a flag says.
+
+    Example:
+        >>> parse_overrides("model", ["num_layers=4"], "num_layers=4", {"dispatch": "--dispatch"})
+        {'num_layers': 4}
+    """
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if not name.isidentifier() or not equals:
+            raise UsageError(
+                f"benchmark {table}: {word!r} is not NAME=VALUE, such as {example}; "
+                f"see keras-vmoe benchmark {table} --help"
+            )
+        if name in flags:
+            raise UsageError(f"benchmark {table}: {word!r} is said by {flags[name]}")
+    return dict(command_line.parse_override("benchmark", word) for word in words)
 
 
 def parse_row(word: str) -> Row:
