@@ -43,6 +43,7 @@ confusion_matrix.png, ordered by super-class, and confusion_graph.png.
   keras-vmoe superclass --checkpoint=model.keras --data=cifar100 --split=train[98%:] --num=20
   keras-vmoe superclass --checkpoint=workdir/vit_s16 --num=10 --method=spectral --balance=1.5
 """
+FILE = "superclasses.json"
 # A training split with something left out at its end.
 _BEGINNING = re.compile(r"(\w+)\[:(\d+%?)\]")
 
@@ -77,9 +78,11 @@ def _flags() -> flags.FlagValues:
         lower_bound=1.0,
         flag_values=values,
     )
-    flags.DEFINE_boolean(
-        "counts", False, "Count predicted classes; do not sum probabilities.", flag_values=values
-    )
+    for name, text in (
+        ("counts", "Count predicted classes; do not sum probabilities."),
+        ("overwrite", "Replace super-classes that were found before."),
+    ):
+        flags.DEFINE_boolean(name, False, text, flag_values=values)
     return values
 
 
@@ -109,6 +112,8 @@ def main(argv: Sequence[str]) -> int:
         print(command_line.help_text(values, _SYNOPSIS, _TEXT), end="")
         return 0
     _check(values, words)
+    from keras_vmoe import models
+
     model = model_flags.load_trained_from(
         values.checkpoint, values.gin_file, values.gin_bindings, pairs=False
     )
@@ -119,9 +124,9 @@ def main(argv: Sequence[str]) -> int:
             f"--num={values.num} super-classes need as many classes, but {source.name} has "
             f"{source.num_classes}"
         )
-    checkpoint = Path(values.checkpoint).expanduser()
-    near = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    out = model_flags.make_folder(Path(values.out) if values.out else near)
+    out = model_flags.make_folder(_folder(values))
+    if models.is_sparse(model.model):
+        notes = [*notes, _SPARSE]
     print(
         f"model    {type(model.model).__name__} of {model.origin}\n"
         f"data     {source.name}: {source.eval.num_examples:,} images of {source.eval_split}, "
@@ -166,6 +171,16 @@ def _check(values: flags.FlagValues, words: Sequence[str]) -> None:
         )
     for name in values.gin_file:
         gin_config.find(name)
+    file = _folder(values) / FILE
+    if file.exists() and not values.overwrite:
+        raise FileExistsError(f"{file} exists; name another --out, or give --overwrite")
+
+
+def _folder(values: flags.FlagValues) -> Path:
+    """The folder of the results."""
+    checkpoint = Path(values.checkpoint).expanduser()
+    near = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    return Path(values.out).expanduser() if values.out else near
 
 
 def _source(values: flags.FlagValues, model: Trained) -> tuple[data.ImageSource, list[str]]:
@@ -205,6 +220,10 @@ _REPORTED = (
     "{split} is what the run reports its accuracy on: super-classes that come of it have seen the "
     "test. The paper's rule are others: train on dataset.train_split='train[:99%]', where the data "
     "can be cut, and leave --split out"
+)
+_SPARSE = (
+    "the model has experts already; super-classes are of what a dense one confuses, such as the "
+    "dense twin of the model that is to be trained"
 )
 _TRAINED_ON = (
     "the model was trained on {train}, which holds images of {split}: what it confuses there says "
@@ -318,8 +337,8 @@ def _write(
     print(_summary(found))
     central = superclass.central_classes(graph, found.ids)
     print(_table([[class_names[i] for i in classes] for classes in central]))
-    found.save(out / "superclasses.json")
-    print(f"wrote    {out / 'superclasses.json'}", flush=True)
+    found.save(out / FILE)
+    print(f"wrote    {out / FILE}", flush=True)
     for plot, matrix, name in (
         (figures.plot_confusion, confusion, "confusion_matrix.png"),
         (figures.plot_confusion_graph, graph, "confusion_graph.png"),

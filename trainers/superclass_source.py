@@ -53,7 +53,10 @@ def superclasses(
     else:
         found = _random(names, num_superclasses, num_classes, seed, like)
     if names is not None and source != "random":
-        found = found.for_classes(names)
+        try:
+            found = found.for_classes(names)
+        except ValueError as error:
+            raise ValueError(f"superclasses.source={source!r}: {error}") from error
     if num_superclasses not in (None, found.num_superclasses):
         raise ValueError(
             f"superclasses.num_superclasses={num_superclasses}, but {source!r} holds "

@@ -118,13 +118,7 @@ class ImageMoEMLP(keras.layers.Layer):
     def call(
         self, inputs: Any, plan: ops.ImagePlan, mask: Any = None, training: bool = False
     ) -> Any:
-        require_rank("inputs", inputs, 3, "[images, tokens, width]")
-        plan = ops.ImagePlan(*plan)  # a graph that is read from a file hands in a plain tuple
-        require(
-            plan.gates.shape[-1] == self.num_experts,
-            f"plan must be of {self.num_experts} experts, as {self.name!r} has. "
-            f"Received: one of {plan.gates.shape[-1]}",
-        )
+        plan = self._checked(inputs, plan)
         mix = {
             "grouped": self._grouped,
             "kernels": self._kernels,
@@ -133,6 +127,20 @@ class ImageMoEMLP(keras.layers.Layer):
         }
         outputs = mix[self._method(inputs, training)](inputs, plan, training)
         return kops.cast(outputs, self.compute_dtype)
+
+    def compute_output_spec(self, inputs: Any, plan: ops.ImagePlan, **_: Any) -> keras.KerasTensor:
+        self._checked(inputs, plan)
+        return keras.KerasTensor(inputs.shape, self.compute_dtype)
+
+    def _checked(self, inputs: Any, plan: ops.ImagePlan) -> ops.ImagePlan:
+        require_rank("inputs", inputs, 3, "[images, tokens, width]")
+        plan = ops.ImagePlan(*plan)  # a graph that is read from a file hands in a plain tuple
+        require(
+            plan.gates.shape[-1] == self.num_experts,
+            f"plan must be of {self.num_experts} experts, as {self.name!r} has. "
+            f"Received: one of {plan.gates.shape[-1]}",
+        )
+        return plan
 
     def _method(self, inputs: Any, training: bool = False) -> str:
         if self.dispatch == "branches" and (training or inputs.shape[0] != 1):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_vmoe import layers
 from keras_vmoe.layers import effects
+from keras_vmoe.ops.validation import require
+
+# What any Keras model takes beside its own arguments.
+_OF_ANY_MODEL = {"inputs", "outputs", "name", "trainable"}
 
 
 def resolve_policy(dtype: Any) -> keras.DTypePolicy:
@@ -19,6 +25,24 @@ def resolve_policy(dtype: Any) -> keras.DTypePolicy:
 def argument_names(cls: type) -> list[str]:
     """The names of a model class's arguments."""
     return [n for n in inspect.signature(cls.__init__).parameters if n not in ("self", "kwargs")]
+
+
+def require_known(cls: type, arguments: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` that lists the arguments of a model class where it lacks one.
+
+    Args:
+        cls: a model class.
+        arguments: name to value, as they were given.
+    """
+    known = argument_names(cls)
+    for name, value in arguments.items():
+        close = difflib.get_close_matches(name, known, n=1)
+        require(
+            name in known,
+            f"{cls.__name__} has no argument {name!r}. Received: {name}={value!r}. "
+            + (f"Did you mean {close[0]!r}? " if close else "")
+            + f"It has: {', '.join(known)}",
+        )
 
 
 def column_as_row(values: Any) -> Any:
@@ -46,6 +70,12 @@ class FunctionalModel(keras.Model):
 
     input_range: tuple[float, float] | None = None
     gives_logits: bool = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # Keras swallows what it does not know, and so a misspelt argument. Looked at here, before
+        # a graph is built.
+        require_known(cls, {n: v for n, v in kwargs.items() if n not in _OF_ANY_MODEL})
+        return super().__new__(cls, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

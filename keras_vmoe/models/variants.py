@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from keras_vmoe.models.base import VisionModel, argument_names
+from keras_vmoe.models.base import VisionModel, require_known
 from keras_vmoe.models.efficient_ensemble import EfficientEnsemble
 from keras_vmoe.models.limoe import LIMoE
 from keras_vmoe.models.mobile_vmoe import MobileVMoE
@@ -130,16 +132,28 @@ def list_variants(prefix: str = "") -> list[str]:
     return sorted(name for name in VARIANTS if name.startswith(prefix))
 
 
+def require_variant(name: str, known: Sequence[str]) -> None:
+    """Raises a `ValueError` that lists the ids and names the nearest unless `name` is one.
+
+    Args:
+        name: an id.
+        known: all ids.
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    require(
+        name in known,
+        f"variant must be one of {', '.join(sorted(known))}. Received: variant={name!r}"
+        + (f"; did you mean {close[0]!r}?" if close else ""),
+    )
+
+
 def variant(name: str) -> tuple[type[VisionModel], dict[str, Any]]:
     """The class and the arguments of a preset.
 
     Raises:
         ValueError: an unknown id; the message lists those that there are.
     """
-    require(
-        name in VARIANTS,
-        f"variant must be one of {', '.join(list_variants())}. Received: variant={name!r}",
-    )
+    require_variant(name, list_variants())
     cls, arguments = VARIANTS[name]
     return cls, dict(arguments)
 
@@ -148,13 +162,7 @@ def merge_arguments(
     cls: type[VisionModel], arguments: dict[str, Any], overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """Preset arguments with overrides laid over them, checked against the class."""
-    known = argument_names(cls)
-    for name, value in overrides.items():
-        require(
-            name in known,
-            f"{cls.__name__} has no argument {name!r}. Received: {name}={value!r}. "
-            f"It has: {', '.join(known)}",
-        )
+    require_known(cls, overrides)
     return {**arguments, **overrides}
 
 
@@ -162,7 +170,10 @@ def variant_arguments(
     name: str, cls: type[VisionModel], overrides: dict[str, Any]
 ) -> dict[str, Any]:
     """The arguments of a preset of `cls` with overrides laid over them."""
-    name = _id(name, cls)
+    identity = _id(name, cls)
+    if identity not in VARIANTS:
+        require_variant(name, [known for known, (own, _) in VARIANTS.items() if own is cls])
+    name = identity
     own, arguments = variant(name)
     require(
         own is cls,

@@ -27,7 +27,7 @@ def require_superclasses(superclasses: Sequence[int], num_classes: int, num_expe
     require(
         ids.ndim == 1 and ids.dtype.kind in "iu",
         "superclasses must be a sequence of ints, the number of an expert for each class (of a "
-        f"keras_vmoe.superclass.Superclasses its ids). Received: superclasses={superclasses!r}",
+        f"keras_vmoe.superclass.Superclasses its ids). Received: superclasses={superclasses!r:.80}",
     )
     require(
         len(ids) == num_classes,

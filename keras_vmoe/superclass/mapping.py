@@ -144,17 +144,22 @@ class Superclasses:
             >>> Superclasses.load(path) == found
             True
         """
+        written = Path(path).read_bytes()
+        require(bool(written.strip()), f"{path} is empty; keras-vmoe superclass writes such a file")
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(written)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no JSON file: {error}") from error
         if not isinstance(content, dict) or not content:
             raise ValueError(_WRONG_FILE.format(path=path))
-        if all(isinstance(value, str) for value in content.values()):
+        words = [isinstance(value, str) for value in content.values()]
+        if all(words):
             return from_names(content, list(content))
         known = {field.name for field in dataclasses.fields(cls)}
         if set(content) - known or not {"ids", "class_names"} <= set(content):
-            raise ValueError(_WRONG_FILE.format(path=path))
+            name, value = list(content.items())[words.index(False)]
+            found = f"{name!r}: {json.dumps(value):.60}"
+            raise ValueError(f"{_WRONG_FILE.format(path=path)}. Received: {found}")
         try:
             return cls(**content)
         except (ValueError, TypeError) as error:
@@ -245,7 +250,7 @@ def _checked_ids(ids: Any) -> tuple[int, ...]:
     array = np.asarray(ids)
     require(
         array.ndim == 1 and len(array) > 0 and array.dtype.kind in "iu",
-        f"ids must be a whole number for each class. Received: ids={ids!r}",
+        f"ids must be a whole number for each class. Received: ids={_short(ids)}",
     )
     missing = np.setdiff1d(np.arange(max(array.max(), 0) + 1), array)
     require(
@@ -258,6 +263,13 @@ def _checked_ids(ids: Any) -> tuple[int, ...]:
         ),
     )
     return tuple(array.tolist())
+
+
+def _short(values: Any) -> str:
+    """The first of the values in words."""
+    if not isinstance(values, (list, tuple)) or len(values) <= _SHOWN:
+        return repr(values)
+    return f"[{', '.join(map(repr, values[:_SHOWN]))}, ...], {len(values)} of them"
 
 
 def _require_same(mapping: Mapping[str, Any], class_names: Sequence[str]) -> None:

@@ -137,6 +137,9 @@ def test_bad_arguments_and_calls():
     layer = make("auto")
     with pytest.raises(ValueError, match="plan must be of 4 experts"):
         layer(tokens(2), plan=ops.image_routing(np.zeros((2, 3), "float32")))
+    router = layers.ImageRouter(3)
+    with pytest.raises(ValueError, match="plan must be of 4 experts.*one of 3"):
+        layer(keras.Input((5, 8)), plan=router(keras.Input((8,))))
     with pytest.raises(ValueError, match=r"inputs must have shape \[images, tokens, width\]"):
         layer(tokens()[:, 0], plan=plan_of())
     block = layers.EncoderBlock(2, layers.ImageMoEMLP(4, 6), name="block")

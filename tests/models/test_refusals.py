@@ -23,6 +23,21 @@ class Wrap(keras.layers.Layer):
         return input_shape
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.VMoE(num_layer=2), "VMoE has no argument 'num_layer'.*mean 'num_layers'"),
+        (lambda: models.ViT(num_experts=2), "ViT has no argument 'num_experts'. Received: .*=2"),
+        (lambda: models.MobileVMoE(super_classes=[0]), "mean 'superclasses'"),
+        (lambda: models.LIMoE(tokenizer="x"), "LIMoE has no argument 'tokenizer'"),
+        (lambda: models.Classifier(None, [], names=["a"]), "Classifier has no argument 'names'"),
+    ],
+)
+def test_misspelt_arguments_are_not_swallowed(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 @pytest.mark.parametrize("also_reachable", [False, True])
 def test_routing_that_cannot_be_reached_is_not_passed_over(also_reachable):
     tokens = keras.Input((5, 8))

@@ -154,7 +154,7 @@ def test_names_of_the_papers():
         _, preset = variants.variant(name)
         assert variants.variant_arguments(short, cls, {}) == {**preset, "name": name}
     assert models.ViT.from_variant("Ti/16", **TINY).name == "vit_ti16"
-    with pytest.raises(ValueError, match="vit_b16.*Received: variant='vit_b15'"):
+    with pytest.raises(ValueError, match="vit_b16.*Received: variant='B/15'"):
         models.ViT.from_variant("B/15")
 
 

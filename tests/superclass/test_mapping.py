@@ -68,6 +68,8 @@ def test_a_file_by_hand(tmp_path):
     ("text", "message"),
     [
         ("{", "is no JSON file"),
+        (" \n", "mine.json is empty; keras-vmoe superclass writes such a file"),
+        ('{"cat": "pets", "dog": null}', "Received: 'dog': null"),
         ("[0, 1]", "holds no super-classes: expected what keras-vmoe superclass writes"),
         ("{}", "holds no super-classes"),
         ('{"cat": 0, "dog": 1}', "holds no super-classes"),

@@ -66,8 +66,10 @@ def test_the_command_on_a_run(dense_run, tmp_path, capsys):
     assert f"random ones of the same sizes {chance:.1%}" in out
     for number, name in enumerate(found.names):
         assert f"{number}            {name}" in out
+    assert cli.main(["superclass", *words]) == 1
+    assert "superclasses.json exists; name another --out, or give --over" in capsys.readouterr().err
     # Again, the same.
-    assert cli.main(["superclass", *words]) == 0
+    assert cli.main(["superclass", *words, "--overwrite"]) == 0
     assert superclass.Superclasses.load(tmp_path / "new" / "superclasses.json") == found
 
 

@@ -269,11 +269,13 @@ def _by_reason(lacking: Mapping[str, str]) -> list[str]:
 
 
 def _introduce(inputs: Inputs) -> None:
+    from keras_vmoe import models
+
     subject = inputs.subject
     if subject is not None:
         print(
             f"model    {subject.name}: {subject.model.count_params():,} parameters, "
-            f"{len(subject.moe)} MoE layers\n"
+            f"{len(subject.moe) or len(models.image_moe_layers(subject.model))} MoE layers\n"
             f"images   {subject.num_images:,} held out of {subject.data_name}",
             flush=True,
         )

@@ -23,6 +23,10 @@ MEANINGS = {
     "weight": "mean routing weight of a token",
     "frequency": "share of the tokens that the expert took",
 }
+_OF_WHOLE_IMAGES = {
+    "weight": "mean routing weight of an image",
+    "frequency": "share of the images that the expert took",
+}
 _MAX_NAMES = 30
 _MAX_NUMBERS = 16
 
@@ -94,8 +98,10 @@ def plot_expert_class(
         image = _draw(axis, maps[name], top)
         axis.set_title(canvas.layer_title(name) + _place(name, names), fontsize=9)
     _name_classes(axes, class_names)
-    canvas.colour_bar(figure, image, axes, MEANINGS[value])
-    figure.suptitle("Which experts the patches of each class go to", fontsize=11)
+    whole = statistics[names[0]].tokens_per_image == 1
+    canvas.colour_bar(figure, image, axes, (_OF_WHOLE_IMAGES if whole else MEANINGS)[value])
+    routed = "images" if whole else "patches"
+    figure.suptitle(f"Which experts the {routed} of each class go to", fontsize=11)
     canvas.save(figure, path, list(_rows(statistics, maps, class_names)))
     return figure
 

@@ -78,9 +78,9 @@ def plot_routing(
             name.replace("_member_", "\nmember ").replace("_", " "), fontsize=9
         )
         _draw_shares(axes[shown, column], records[name])
-    several = any(record.expert.shape[-1] > 1 for record in records.values())
-    _draw_key(axes[shown, 0], len(images), several)
-    figure.suptitle("The expert that each patch went to", fontsize=11)
+    _draw_key(axes[shown, 0], len(images), records)
+    routed = "image" if all(map(_of_whole_images, records.values())) else "patch"
+    figure.suptitle(f"The expert that each {routed} went to", fontsize=11)
     figure.savefig(path)
 
 
@@ -94,6 +94,11 @@ def _check(images: np.ndarray, records: Mapping[str, RoutingRecord]) -> None:
                 f"records[{name!r}] is of {len(record.expert)} images, but images has "
                 f"{len(images)}; make it with routing_records(model, images)"
             )
+
+
+def _of_whole_images(record: RoutingRecord) -> bool:
+    """Whether an image is routed as one; it is never dropped."""
+    return record.expert.shape[1] == 1
 
 
 def _colours(experts: int) -> list:
@@ -166,20 +171,24 @@ def _draw_shares(axis: Axes, record: RoutingRecord) -> None:
         for position, share in enumerate(shares):
             axis.text(100 * share, position, f" {share:.1%}", va="center", fontsize=7)
     axis.spines[["top", "right"]].set_visible(False)
-    lost = 1 - record.kept.any(-1).mean()
-    axis.set_title(f"dropped: {lost:.1%} of tokens", fontsize=8)
+    if not _of_whole_images(record):
+        lost = 1 - record.kept.any(-1).mean()
+        axis.set_title(f"dropped: {lost:.1%} of tokens", fontsize=8)
 
 
-def _draw_key(axis: Axes, count: int, several: bool) -> None:
+def _draw_key(axis: Axes, count: int, records: Mapping[str, RoutingRecord]) -> None:
     """The key; with several choices a token, a patch shows one of them and the bars count all."""
     from matplotlib.patches import Patch
 
     axis.set_axis_off()
-    dropped = Patch(facecolor=canvas.DROPPED, **canvas.HATCH, label="dropped")
+    several = any(record.expert.shape[-1] > 1 for record in records.values())
     label = "expert (number)" + (" of the\nkept choice that\nweighs most" if several else "")
-    expert = Patch(facecolor=canvas.EIGHT_COLOURS[1], label=label)
+    experts = max(record.num_experts for record in records.values())
+    handles = [Patch(facecolor=_colours(experts)[experts // 2], label=label)]
+    if not all(map(_of_whole_images, records.values())):
+        handles.append(Patch(facecolor=canvas.DROPPED, **canvas.HATCH, label="dropped"))
     axis.legend(
-        handles=[expert, dropped],
+        handles=handles,
         loc="upper left",
         fontsize=8,
         frameon=False,

@@ -1,5 +1,7 @@
 """The heat maps of experts by class and by position."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,18 @@ def test_classes_and_experts(tmp_path, value):
             assert row[name] == pytest.approx(layer.by_class(name)[label, expert], rel=1e-6)
         assert expert_order(layer.by_class(value))[int(row["column"])] == expert
         assert row["images"] == layer.images_per_class[label]
+
+
+def test_experts_of_whole_images_are_called_so(tmp_path):
+    layer = made.statistics()
+    one = dataclasses.replace(
+        layer, position_weight=layer.position_weight[:1], position_count=layer.position_count[:1]
+    )
+    figure = figures.plot_expert_class({"moe": one}, tmp_path / "c.png")
+    assert figure.get_suptitle() == "Which experts the images of each class go to"
+    assert figure.axes[1].get_ylabel() == "mean routing weight of an image"
+    figure = figures.plot_expert_class({"moe": layer}, tmp_path / "c.png")
+    assert figure.get_suptitle() == "Which experts the patches of each class go to"
 
 
 def test_a_class_without_images_is_empty(tmp_path):

@@ -36,6 +36,23 @@ def test_it_is_drawn(tmp_path, tokens, experts, k, channels):
     assert pixels[..., :3].std() > 0.05
 
 
+@pytest.mark.parametrize(("tokens", "what"), [(1, "image"), (16, "patch")])
+def test_what_is_routed_is_called_so(tmp_path, monkeypatch, tokens, what):
+    drawn = []
+    new = routing.canvas.new_figure
+    monkeypatch.setattr(
+        routing.canvas, "new_figure", lambda *size: drawn.append(new(*size)) or drawn[-1]
+    )
+    images = np.zeros((3, 8, 8, 1))
+    figures.plot_routing(images, {"moe": record(tokens=tokens, experts=12)}, tmp_path / "r.png")
+    assert drawn[0].get_suptitle() == f"The expert that each {what} went to"
+    key = drawn[0].axes[6].get_legend()
+    words = [text.get_text() for text in key.get_texts()]
+    assert words == ["expert (number)"] + ["dropped"] * (tokens > 1)
+    assert key.get_patches()[0].get_facecolor() == tuple(routing._colours(12)[6])
+    assert drawn[0].axes[7].get_title().startswith("dropped") == (tokens > 1)
+
+
 def test_it_leaves_pyplot_alone(tmp_path):
     from matplotlib import pyplot
 
