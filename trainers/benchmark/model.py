@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_vmoe import layers, models
+from keras_vmoe.trainers import optimizers
 from keras_vmoe.trainers.benchmark import graphs, memory
 from keras_vmoe.trainers.benchmark.plain_vit import plain_vit
 from keras_vmoe.trainers.benchmark.settings import FORWARD, TRAIN, ModelSettings, Row
@@ -113,9 +114,10 @@ def batch(settings: ModelSettings, num_classes: int) -> tuple[tf.Tensor, tf.Tens
 def make_step(model: keras.Model, mode: str, settings: ModelSettings) -> Candidate:
     """Returns a step of a model as a graph.
 
-    A training step is what `fit` does: cross entropy and the model's own losses, gradients, and
-    Adam on gradients clipped by their global norm. Its learning rate is 0: the same work, but the
-    weights stay, so that the tokens' routes are those of the first step in every round.
+    A training step is cross entropy and the model's own losses, gradients, and Adam on gradients
+    clipped by their global norm: the trainer's for the package's models, Keras' for the plain ViT.
+    Its learning rate is 0: the same work, but the weights stay, so that the tokens' routes are
+    those of the first step in every round.
 
     Args:
         model: from images to logits.
@@ -132,7 +134,9 @@ def make_step(model: keras.Model, mode: str, settings: ModelSettings) -> Candida
     if mode == FORWARD:
         return graphs.trace(forward, images)
     variables = model.trainable_variables
-    optimizer = keras.optimizers.Adam(0.0, global_clipnorm=1.0)
+    own = isinstance(model, models.FunctionalModel)
+    adam = optimizers.AdamW if own else keras.optimizers.Adam
+    optimizer = adam(0.0, global_clipnorm=1.0)
     optimizer.build(variables)
 
     @tf.function(autograph=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
@@ -144,31 +144,41 @@ class Adafactor(DecoupledOptimizer):
             for kind, left_out in (("row", axes[1]), ("column", axes[0]))
         ]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        gradient = ops.cast(gradient, variable.dtype)
-        index = self._get_variable_index(variable)
-        update = gradient * self._one_over_root(gradient, variable, self._seconds[index])
-        if self.momentum:
-            m = self._momentums[index]
-            self.assign_add(m, (update - m) * (1.0 - self.momentum))
-            update = m
-        self.assign_sub(variable, update * ops.cast(learning_rate, variable.dtype))
+    def slots(self, index: int) -> list[keras.Variable]:
+        return [*self._seconds[index], *([self._momentums[index]] if self.momentum else [])]
 
-    def _one_over_root(self, gradient: Any, variable: Any, second: list[keras.Variable]) -> Any:
+    def kind(self, index: int) -> Hashable:
+        return self._axes(self._trainable_variables[index])
+
+    def rule(
+        self, gradient: Any, slots: Sequence[Any], learning_rate: Any, step: Any, kind: Hashable
+    ) -> tuple[Any, Sequence[Any]]:
+        seconds, momentums = (slots[:-1], slots[-1:]) if self.momentum else (slots, [])
+        one_over_root, seconds = self._one_over_root(gradient, seconds, step, kind)
+        update = gradient * one_over_root
+        momentums = [m + (update - m) * (1.0 - self.momentum) for m in momentums]
+        (update,) = momentums or [update]
+        return update * ops.cast(learning_rate, update.dtype), [*seconds, *momentums]
+
+    def _one_over_root(
+        self, gradient: Any, seconds: Sequence[Any], step: Any, axes: tuple[int, int] | None
+    ) -> tuple[Any, list[Any]]:
         squares = ops.square(gradient) + self.epsilon
-        step = ops.cast(self.iterations + 1, variable.dtype)
+        step = ops.cast(step, gradient.dtype)
         share = ops.maximum(ops.power(step, -self.decay_exponent), 1.0 - self.max_decay)
-        axes = self._axes(variable)
         if axes is None:
-            (whole,) = second
-            self.assign_add(whole, (squares - whole) * share)
-            return ops.rsqrt(whole)
-        (row, column), (first, last) = second, axes
-        self.assign_add(row, (ops.mean(squares, axis=last) - row) * share)
-        self.assign_add(column, (ops.mean(squares, axis=first) - column) * share)
+            (whole,) = seconds
+            whole = whole + (squares - whole) * share
+            return ops.rsqrt(whole), [whole]
+        (row, column), (first, last) = seconds, axes
+        row = row + (ops.mean(squares, axis=last) - row) * share
+        column = column + (ops.mean(squares, axis=first) - column) * share
         # first < last, so that `first` is the same axis in the row.
         rows = ops.rsqrt(row / ops.mean(row, axis=first, keepdims=True))
-        return ops.expand_dims(rows, last) * ops.expand_dims(ops.rsqrt(column), first)
+        return ops.expand_dims(rows, last) * ops.expand_dims(ops.rsqrt(column), first), [
+            row,
+            column,
+        ]
 
     def get_config(self) -> dict[str, Any]:
         names = ("momentum", "decay_exponent", "max_decay", "epsilon")

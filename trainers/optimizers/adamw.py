@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
@@ -78,20 +78,19 @@ class AdamW(DecoupledOptimizer):
             variables, ["momentum", "velocity"]
         )
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        dtype = variable.dtype
-        gradient = ops.cast(gradient, dtype)
-        index = self._get_variable_index(variable)
-        m, v = self._momentums[index], self._velocities[index]
-        self.assign_add(m, (gradient - m) * (1.0 - self.beta_1))
-        self.assign_add(v, (ops.square(gradient) - v) * (1.0 - self.beta_2))
+    def slots(self, index: int) -> list[keras.Variable]:
+        return [self._momentums[index], self._velocities[index]]
+
+    def rule(
+        self, gradient: Any, slots: Sequence[Any], learning_rate: Any, step: Any, kind: Hashable
+    ) -> tuple[Any, Sequence[Any]]:
+        m, v = slots
+        m = m + (gradient - m) * (1.0 - self.beta_1)
+        v = v + (ops.square(gradient) - v) * (1.0 - self.beta_2)
         # lr * (m / mean) / (sqrt(v) / root + epsilon), with the scalars taken together.
-        step = ops.cast(self.iterations + 1, "float32")
         mean, root = _weight(self.beta_1, step), ops.sqrt(_weight(self.beta_2, step))
-        rate = ops.cast(learning_rate, "float32") * root / mean
-        small = ops.cast(self.epsilon * root, dtype)
-        update = m * ops.cast(rate, dtype) / (ops.sqrt(v) + small)
-        self.assign_sub(variable, update)
+        rate, small = learning_rate * root / mean, self.epsilon * root
+        return m * ops.cast(rate, m.dtype) / (ops.sqrt(v) + ops.cast(small, m.dtype)), [m, v]
 
     def get_config(self) -> dict[str, Any]:
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

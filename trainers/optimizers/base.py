@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_vmoe.ops import on_mesh
 from keras_vmoe.trainers.optimizers.schedules import Schedule
 from keras_vmoe.trainers.optimizers.variable_rules import Decay, VariableRules
+
+# Elements from which on a variable's update is worth a compilation, of some tenths of a second for
+# each shape.
+COMPILED_SIZE = 2**18
 
 
 class DecoupledOptimizer(keras.optimizers.Optimizer):
     """An optimizer of the form: clip the gradients, apply a rule, decay, times the learning rate.
 
-    A subclass gives the rule as any Keras optimizer does: `build`, `update_step`, `get_config`.
-    From Keras' own it differs in five things:
+    A subclass gives the rule as a pure function, `rule`, and what it keeps: `build`, `slots`,
+    `get_config`. From Keras' own it differs in six things:
 
     - weight decay goes by regexes, with a number for each;
     - schedules count updates: over an accumulation the learning rate stands still;
     - the norm that is clipped is that of the whole update: of all replicas and all accumulated
       batches together. Keras clips what each replica holds;
     - the average of the weights moves once an update, not once a batch;
-    - `freeze`.
+    - `freeze`;
+    - on CPUs each large variable is updated by one function that XLA compiles, which reads and
+      writes weights and slots once: an update is little but memory traffic.
 
     It runs on TensorFlow, with its replicas, and on JAX.
 
@@ -48,8 +56,8 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
 
     Example:
         >>> class SignDescent(DecoupledOptimizer):
-        ...     def update_step(self, gradient, variable, learning_rate):
-        ...         self.assign_sub(variable, learning_rate * tf.sign(gradient))
+        ...     def rule(self, gradient, slots, learning_rate, step, kind):
+        ...         return learning_rate * tf.sign(gradient), slots
         >>> weight = keras.Variable([1.0, -1.0])
         >>> SignDescent(0.5, weight_decay=0.1).apply([tf.constant([3.0, 4.0])], [weight])
         >>> [round(float(x), 2) for x in weight.numpy()]
@@ -92,6 +100,49 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         paths = [variable.path for variable in variables]
         self._plan = _Plan(self.rules.decay_rates(paths), self.rules.frozen(paths))
         super().build(variables)
+        self._compiled_values = (
+            tf.function(self._new_values, jit_compile=True, autograph=False)
+            if _on_tensorflow()
+            else self._new_values
+        )
+
+    def slots(self, index: int) -> list[keras.Variable]:
+        """What the rule keeps of a variable.
+
+        Args:
+            index: the place of the variable among those that `build` was given.
+        """
+        return []
+
+    def kind(self, index: int) -> Hashable:
+        """What else, beside shapes, the rule of a variable depends on.
+
+        Args:
+            index: the place of the variable among those that `build` was given.
+        """
+        return None
+
+    def rule(
+        self,
+        gradient: Any,
+        slots: Sequence[Any],
+        learning_rate: Any,
+        step: Any,
+        kind: Hashable,
+    ) -> tuple[Any, Sequence[Any]]:
+        """The update of a variable, a pure function.
+
+        Args:
+            gradient: clipped, in the variable's dtype.
+            slots: the values of `slots`.
+            learning_rate: a scalar, float32.
+            step: a scalar, float32: which update it is, from 1.
+            kind: of the variable.
+
+        Returns:
+            What is to be subtracted from the variable, and the new values of the slots.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no rule")
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -181,12 +232,18 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         scale: tf.Tensor | None,
         learning_rate: tf.Tensor,
     ) -> None:
-        def on_each_replica(function: Any, variable: tf.Variable, *args: Any) -> None:
-            strategy.extended.update(variable, function, args=args, group=False)
+        def on_each_replica(function: Any, variable: tf.Variable, *args: Any) -> Any:
+            return strategy.extended.update(variable, function, args=args, group=False)
 
         def update() -> None:
+            previous = []
             for gradient, variable in zip(gradients, variables, strict=True):
-                on_each_replica(self._update_one, variable, gradient, scale, learning_rate)
+                args = (variable, gradient, scale, learning_rate)
+                # A compiled update holds new values beside the old, so there is one at a time; it
+                # takes all cores.
+                with tf.control_dependencies(previous):
+                    value = on_each_replica(self._update_one, *args)
+                previous = previous if value is None else [value]
             if self.use_ema:
                 for variable in self._trainable_variables:
                     on_each_replica(self._average_one, variable.value)
@@ -215,13 +272,55 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         gradient: Any,
         scale: Any,
         learning_rate: Any,
-    ) -> None:
+    ) -> Any:
+        """Returns the new value where a compiled function made it."""
+        index = self._get_variable_index(variable)
+        slots = self.slots(index)
+        compiles = self._compiles(variable)
+        new_values = self._compiled_values if compiles else self._new_values
+        value, new_slots = new_values(
+            gradient,
+            _read(variable),
+            [_read(slot) for slot in slots],
+            scale,
+            ops.cast(learning_rate, "float32"),
+            ops.cast(self.iterations + 1, "float32"),
+            self._plan.decay_rates[index],
+            self.kind(index),
+        )
+        self.assign(variable, value)
+        for slot, new in zip(slots, new_slots, strict=True):
+            self.assign(slot, new)
+        return value if compiles else None
+
+    def _new_values(
+        self,
+        gradient: Any,
+        value: Any,
+        slots: Sequence[Any],
+        scale: Any,
+        learning_rate: Any,
+        step: Any,
+        decay: float,
+        kind: Hashable,
+    ) -> tuple[Any, Sequence[Any]]:
+        dtype = value.dtype
         if scale is not None:
             gradient = gradient * ops.cast(scale, gradient.dtype)
-        decay = self._plan.decay_rates[self._get_variable_index(variable)]
+        update, slots = self.rule(ops.cast(gradient, dtype), slots, learning_rate, step, kind)
         if decay:
-            self.assign_sub(variable, variable * ops.cast(learning_rate * decay, variable.dtype))
-        self.update_step(gradient, variable, learning_rate)
+            value = value - value * ops.cast(learning_rate * decay, dtype)
+        return value - update, slots
+
+    def _compiles(self, variable: Any) -> bool:
+        # XLA's own threads and those of replicas on one CPU wait for each other.
+        return (
+            _on_tensorflow()
+            and not on_mesh()
+            and self._distribution_strategy.num_replicas_in_sync == 1
+            and "CPU" in variable.device
+            and math.prod(variable.shape) >= COMPILED_SIZE
+        )
 
     def _average_one(self, variable: Any) -> None:
         average = self._model_variables_moving_average[self._get_variable_index(variable)]
@@ -238,6 +337,12 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
 
 def _on_tensorflow() -> bool:
     return keras.backend.backend() == "tensorflow"
+
+
+def _read(variable: Any) -> Any:
+    """The value of a variable, of this replica where there are several."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return tf.convert_to_tensor(value) if _on_tensorflow() else value
 
 
 def _dense(gradient: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
@@ -74,13 +74,15 @@ class Momentum(DecoupledOptimizer):
         if self.momentum:
             self._momentums = self.add_optimizer_variables(variables, "momentum")
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        step = ops.cast(gradient, variable.dtype)
-        if self.momentum:
-            m = self._momentums[self._get_variable_index(variable)]
-            self.assign(m, m * self.momentum + step)
-            step = m
-        self.assign_sub(variable, step * ops.cast(learning_rate, variable.dtype))
+    def slots(self, index: int) -> list[keras.Variable]:
+        return [self._momentums[index]] if self.momentum else []
+
+    def rule(
+        self, gradient: Any, slots: Sequence[Any], learning_rate: Any, step: Any, kind: Hashable
+    ) -> tuple[Any, Sequence[Any]]:
+        slots = [m * self.momentum + gradient for m in slots]
+        (direction,) = slots or [gradient]
+        return direction * ops.cast(learning_rate, gradient.dtype), slots
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "momentum": self.momentum}

@@ -83,7 +83,7 @@ def measure(
             "found on: use 'garment_digits' or 'digit_pairs'."
         )
     steps = length(config, source)
-    train_all([run._replace(steps=steps) for run in dense], processes)
+    train_all([run._replace(steps=steps) for run in dense], processes, "dense runs, of two stages")
     teacher = next(run for run in dense if run.workdir.name == f"{TEACHER}-{seeds[0]}")
     found = find_superclasses(out, teacher, source)
     sparse = trainings(
@@ -93,7 +93,7 @@ def measure(
         bindings,
         taught(found),
     )
-    train_all([run._replace(steps=steps) for run in sparse], processes)
+    train_all([run._replace(steps=steps) for run in sparse], processes, "sparse runs")
     by_kind = {name: _of_kind([*dense, *sparse], name, seeds) for name in KINDS}
     return Measured(
         seeds=tuple(seeds),

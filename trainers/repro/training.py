@@ -78,12 +78,13 @@ def length(config: TrainConfig, source: data.ImageSource) -> int:
     return config.total_steps(source.train.steps_per_epoch(config.batch_size))
 
 
-def train_all(trainings: Sequence[Training], processes: int) -> None:
+def train_all(trainings: Sequence[Training], processes: int, label: str = "training") -> None:
     """Trains all runs, a few at a time, and shows how far they are; finished ones cost little.
 
     Args:
         trainings: the runs.
         processes: how many run side by side, each on one thread.
+        label: what the line of progress says.
 
     Raises:
         RuntimeError: if a run fails; it names the run and the last line of its log. The others
@@ -92,7 +93,7 @@ def train_all(trainings: Sequence[Training], processes: int) -> None:
     """
     total = float(sum(training.steps for training in trainings))
     progress = WorkProgress(total_work=total)
-    progress.begin("training", work=total)
+    progress.begin(label, work=total)
     running: dict[Training, subprocess.Popen] = {}
     with StopSignal() as stop:
         try:

@@ -79,6 +79,29 @@ def test_updates_equal_numpy(name, accumulate):
             assert_close(found, wanted_averages[done - 1], rtol=0, atol=3e-6)
 
 
+@EVERY
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_large_variables_are_updated_by_a_compiled_function(monkeypatch, name, accumulate):
+    options = {
+        "weight_decay": DECAY,
+        "global_clipnorm": 2.0,
+        "gradient_accumulation_steps": accumulate,
+        "ema_momentum": 0.7,
+    }
+    plain = make(name, **options)
+    wanted = take(plain, START, GRADIENTS)
+    assert plain._compiled_values.experimental_get_tracing_count() == 0
+    # Of the four one is smaller.
+    monkeypatch.setattr(optimizers.base, "COMPILED_SIZE", 20)
+    compiled = make(name, **options)
+    found = take(compiled, START, GRADIENTS)
+    assert compiled._compiled_values.experimental_get_tracing_count() == 3
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, rtol=1e-6, atol=1e-7)
+    for one, other in zip(compiled.variables, plain.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_accumulated_batches_are_one_big_batch():
     schedule = optimizers.cosine(0.1, 4, warmup_steps=1)
     options = {"weight_decay": DECAY, "global_clipnorm": 1.0, "ema_momentum": 0.5}
