@@ -1,6 +1,7 @@
 """Weights of other implementations, and of other models."""
 
 from keras_vmoe.checkpoints.architecture import infer_arguments as infer_arguments
+from keras_vmoe.checkpoints.as_vit import assign_as_vit_params as assign_as_vit_params
 from keras_vmoe.checkpoints.errors import CheckpointError as CheckpointError
 from keras_vmoe.checkpoints.reference import assign_reference_params as assign_reference_params
 from keras_vmoe.checkpoints.reference import reference_variables as reference_variables

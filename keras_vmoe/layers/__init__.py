@@ -17,6 +17,9 @@ from keras_vmoe.layers.ensemble_router import EnsembleTopKRouter as EnsembleTopK
 from keras_vmoe.layers.experts import ExpertMLP as ExpertMLP
 from keras_vmoe.layers.image_moe_mlp import ImageMoEMLP as ImageMoEMLP
 from keras_vmoe.layers.image_router import ImageRouter as ImageRouter
+from keras_vmoe.layers.maps import MapPositionEmbedding as MapPositionEmbedding
+from keras_vmoe.layers.maps import OverlappingPatchEmbedding as OverlappingPatchEmbedding
+from keras_vmoe.layers.maps import PatchMerging as PatchMerging
 from keras_vmoe.layers.members import EnsembleAverage as EnsembleAverage
 from keras_vmoe.layers.members import RepeatMembers as RepeatMembers
 from keras_vmoe.layers.members import SplitMembers as SplitMembers
@@ -32,3 +35,4 @@ from keras_vmoe.layers.text import text_mask as text_mask
 from keras_vmoe.layers.top_k_router import TopKRouter as TopKRouter
 from keras_vmoe.layers.transformer import MLP as MLP
 from keras_vmoe.layers.transformer import EncoderBlock as EncoderBlock
+from keras_vmoe.layers.window_block import WindowEncoderBlock as WindowEncoderBlock

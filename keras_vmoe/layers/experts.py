@@ -11,6 +11,24 @@ from keras_vmoe import ops
 from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
 
 
+def fresh_initializer(initializer: Any) -> Any:
+    """An initializer as it is given, a name or a config, or a clone of one.
+
+    An initializer without a seed has drawn one when it was made, so it gives the same numbers at
+    every call; its clone draws others.
+    """
+    if isinstance(initializer, keras.initializers.Initializer):
+        return initializer.clone()
+    return initializer
+
+
+def serialized_initializer(initializer: Any) -> Any:
+    """An initializer for a config: a name or a config as it is, another one as its config."""
+    if initializer is None or isinstance(initializer, str | dict):
+        return initializer
+    return keras.initializers.serialize(initializer)
+
+
 class _Stacked:
     """An initializer of `[e, ...]` weights from one of `[...]`: e draws, or one draw repeated.
 

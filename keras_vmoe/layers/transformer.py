@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,9 +10,24 @@ import keras
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
 from keras_vmoe.layers.attention import make_attention
+from keras_vmoe.layers.experts import fresh_initializer, serialized_initializer
 from keras_vmoe.layers.image_moe_mlp import ImageMoEMLP
 from keras_vmoe.layers.moe_mlp import MoEMLP, token_mask
-from keras_vmoe.ops.validation import require, require_fraction, require_positive_int
+from keras_vmoe.ops.validation import (
+    require,
+    require_choice,
+    require_fraction,
+    require_positive_int,
+)
+
+NORMS = ("layer", "identity")
+
+
+def make_norm(kind: str, epsilon: float, dtype: Any, name: str) -> keras.layers.Layer:
+    """A layer norm, or what stands in for one in a network without norms."""
+    if kind == "identity":
+        return keras.layers.Identity(dtype=dtype, name=name)
+    return keras.layers.LayerNormalization(epsilon=epsilon, dtype=dtype, name=name)
 
 
 @keras.saving.register_keras_serializable(package="keras_vmoe")
@@ -23,6 +38,8 @@ class MLP(keras.layers.Layer):
         hidden_dim: hidden width.
         activation: a name that `keras.activations` knows, or `"gelu_tanh"`.
         dropout_rate: dropout after each layer.
+        kernel_initializer: of both kernels.
+        bias_initializer: of both biases; `None`: normal, 1e-6.
 
     Call arguments:
         inputs: `[..., d]`.
@@ -46,6 +63,8 @@ class MLP(keras.layers.Layer):
         hidden_dim: int,
         activation: Any = "gelu_tanh",
         dropout_rate: float = 0.0,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,11 +73,14 @@ class MLP(keras.layers.Layer):
         self.hidden_dim = hidden_dim
         self.activation = ops.get_activation(activation)
         self.dropout_rate = dropout_rate
-        bias = keras.initializers.RandomNormal(stddev=1e-6)
+        # As they are given: each layer resolves them for itself, with a seed of its own.
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
         self.hidden = keras.layers.Dense(
             hidden_dim,
             activation=self.activation,
-            bias_initializer=bias,
+            bias_initializer=self._bias_initializer(),
+            kernel_initializer=fresh_initializer(kernel_initializer),
             dtype=self.dtype_policy,
             name="hidden",
         )
@@ -69,10 +91,16 @@ class MLP(keras.layers.Layer):
         ]
         self.supports_masking = True
 
+    def _bias_initializer(self) -> Any:
+        if self.bias_initializer is None:
+            return keras.initializers.RandomNormal(stddev=1e-6)
+        return fresh_initializer(self.bias_initializer)
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.output_dense = keras.layers.Dense(
             input_shape[-1],
-            bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
+            bias_initializer=self._bias_initializer(),
+            kernel_initializer=fresh_initializer(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="output",
         )
@@ -97,6 +125,8 @@ class MLP(keras.layers.Layer):
             "hidden_dim": self.hidden_dim,
             "activation": ops.serialize_activation(self.activation),
             "dropout_rate": self.dropout_rate,
+            "kernel_initializer": serialized_initializer(self.kernel_initializer),
+            "bias_initializer": serialized_initializer(self.bias_initializer),
         }
 
 
@@ -136,6 +166,7 @@ class EncoderBlock(keras.layers.Layer):
         attention_dropout_rate: dropout on attention weights.
         stochastic_depth_rate: probability of leaving a residual branch out, per image.
         layer_norm_epsilon: of the layer norms.
+        norm: `"layer"`, or `"identity"`, which leaves the norms of the branches out.
         remat: recompute the block in the backward pass instead of keeping its activations.
 
     Call arguments:
@@ -178,10 +209,12 @@ class EncoderBlock(keras.layers.Layer):
         stochastic_depth_rate: float = 0.0,
         layer_norm_epsilon: float = 1e-6,
         remat: bool = False,
+        norm: str = "layer",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         require_positive_int("num_heads", num_heads)
+        require_choice("norm", norm, NORMS)
         require_fraction("dropout_rate", dropout_rate)
         require_fraction("attention_dropout_rate", attention_dropout_rate)
         require_fraction("stochastic_depth_rate", stochastic_depth_rate)
@@ -197,6 +230,7 @@ class EncoderBlock(keras.layers.Layer):
         self.stochastic_depth_rate = stochastic_depth_rate
         self.layer_norm_epsilon = layer_norm_epsilon
         self.remat = remat
+        self.norm = norm
         self.supports_masking = True
         self.attention_norm = self._make_norm("attention_norm")
         self.mlp_norm = self._make_norm("mlp_norm")
@@ -210,10 +244,8 @@ class EncoderBlock(keras.layers.Layer):
             if depth
         ]
 
-    def _make_norm(self, name: str) -> keras.layers.LayerNormalization:
-        return keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
-        )
+    def _make_norm(self, name: str) -> keras.layers.Layer:
+        return make_norm(self.norm, self.layer_norm_epsilon, self.dtype_policy, name)
 
     @property
     def is_sparse(self) -> bool:
@@ -257,6 +289,40 @@ class EncoderBlock(keras.layers.Layer):
         capacity_factor: float | None = None,
         batch_priority: bool | None = None,
     ) -> Any:
+        routing = (num_selected, capacity_factor, batch_priority)
+        arguments = self._mlp_arguments(training, mask, modality, *routing)
+        require(
+            (plan is not None) == self.routes_images,
+            f"plan must be that of an ImageRouter for the ImageMoEMLP of {self.name!r}. Received: "
+            "plan=None"
+            if self.routes_images
+            else f"plan is of a block with an ImageMoEMLP; {self.name!r} has a "
+            f"{type(self.mlp).__name__}. Leave it out",
+        )
+        segments = _segments(inputs, segments, attention_masks)
+
+        def attend(x: Any) -> Any:
+            return self._attend(x, segments, training)
+
+        # Its weights have gradients.
+        weight = () if plan is None else (ops.ImagePlan(*plan).weight,)
+
+        def forward(x: Any, *weight: Any) -> Any:
+            own = {"plan": ops.ImagePlan(*plan)._replace(weight=weight[0])} if weight else {}
+            return self._forward(x, attend, {**arguments, **own})
+
+        return self._run(forward, inputs, *weight, training=training)
+
+    def _mlp_arguments(
+        self,
+        training: bool,
+        mask: Any,
+        modality: Any,
+        num_selected: int | None,
+        capacity_factor: float | None,
+        batch_priority: bool | None,
+    ) -> dict[str, Any]:
+        """What the MLP is called with: routing, if it is sparse, and else none."""
         routing = {
             "num_selected": num_selected,
             "capacity_factor": capacity_factor,
@@ -276,29 +342,17 @@ class EncoderBlock(keras.layers.Layer):
             f"modality is of a block with a sparse MLP; that of {self.name!r} is dense. "
             "Leave it out",
         )
-        require(
-            (plan is not None) == self.routes_images,
-            f"plan must be that of an ImageRouter for the ImageMoEMLP of {self.name!r}. Received: "
-            "plan=None"
-            if self.routes_images
-            else f"plan is of a block with an ImageMoEMLP; {self.name!r} has a "
-            f"{type(self.mlp).__name__}. Leave it out",
-        )
-        segments = _segments(inputs, segments, attention_masks)
-        # Its weights have gradients.
-        weight = () if plan is None else (ops.ImagePlan(*plan).weight,)
+        return arguments
 
-        def forward(x: Any, *weight: Any) -> Any:
-            own = {"plan": ops.ImagePlan(*plan)._replace(weight=weight[0])} if weight else {}
-            return self._forward(x, segments, {**arguments, **own})
-
+    def _run(self, forward: Callable[..., Any], *inputs: Any, training: bool) -> Any:
+        """Calls `forward`, which the backward pass may call once more."""
         if self.remat and training and not effects.noise_is_handed():
-            return effects.rematerialize(self, forward, inputs, *weight)
-        return forward(inputs, *weight)
+            return effects.rematerialize(self, forward, *inputs)
+        return forward(*inputs)
 
-    def _forward(self, x: Any, segments: Segments, arguments: dict[str, Any]) -> Any:
+    def _forward(self, x: Any, attend: Callable[[Any], Any], arguments: dict[str, Any]) -> Any:
         training = arguments["training"]
-        y = self._attend(self.attention_norm(x), segments, training)
+        y = attend(self.attention_norm(x))
         if self.dropout is not None:
             y = self.dropout(y, training=training)
         x = x + self._drop_branch(0, y, training)
@@ -341,4 +395,5 @@ class EncoderBlock(keras.layers.Layer):
             "stochastic_depth_rate": self.stochastic_depth_rate,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "remat": self.remat,
+            "norm": self.norm,
         }

@@ -1,5 +1,9 @@
 """Functional Keras models and their presets."""
 
+from keras_vmoe.models.as_vit import AsViT as AsViT
+from keras_vmoe.models.as_vit_views import feature_pyramid as feature_pyramid
+from keras_vmoe.models.as_vit_views import pooled_features as pooled_features
+from keras_vmoe.models.as_vit_views import retokenized as retokenized
 from keras_vmoe.models.base import FunctionalModel as FunctionalModel
 from keras_vmoe.models.classifier import Classifier as Classifier
 from keras_vmoe.models.efficient_ensemble import EfficientEnsemble as EfficientEnsemble
@@ -8,6 +12,7 @@ from keras_vmoe.models.ensemble_training import EnsembleAccuracy as EnsembleAccu
 from keras_vmoe.models.ensemble_training import EnsembleCrossentropy as EnsembleCrossentropy
 from keras_vmoe.models.ensemble_training import EnsembleNLL as EnsembleNLL
 from keras_vmoe.models.features import feature_extractor as feature_extractor
+from keras_vmoe.models.genotype import Genotype as Genotype
 from keras_vmoe.models.image_text import ImageTextModel as ImageTextModel
 from keras_vmoe.models.limoe import LIMoE as LIMoE
 from keras_vmoe.models.mobile_vmoe import MobileVMoE as MobileVMoE

@@ -41,10 +41,24 @@ def _functional(model: keras.Model) -> keras.Model:
     return model
 
 
-def _fresh_inputs(model: keras.Model) -> Any:
+def fresh_inputs(model: keras.Model) -> Any:
+    """New symbolic inputs like those of a model."""
     return keras.tree.map_structure(
         lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name), model.input
     )
+
+
+def run_graph(model: keras.Model, inputs: Any, call: Call) -> Any:
+    """The outputs of a functional or sequential model whose layers are called anew.
+
+    Args:
+        model: the model.
+        inputs: new ones, symbolic or not.
+        call: `call(layer, *args, **kwargs)` gives the outputs of a layer, or of an operation.
+    """
+    # The one private name of Keras that is leant on here; tests/models/test_rewiring.py fails
+    # loudly when it changes.
+    return _functional(model)._run_through_graph(inputs, call_fn=call)
 
 
 def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[Any, int]:
@@ -71,9 +85,7 @@ def _rerun(model: keras.Model, inputs: Any, arguments: dict[str, Any]) -> tuple[
         )
         return layer(*args, **kwargs)
 
-    # The one private name of Keras that is leant on here; tests/models/test_rewiring.py fails
-    # loudly when it changes.
-    outputs = _functional(model)._run_through_graph(inputs, call_fn=call)
+    outputs = run_graph(model, inputs, call)
     require(count > 0, f"model must hold at least one MoE layer. {model.name!r} holds none")
     return outputs, count
 
@@ -144,7 +156,7 @@ def with_routing(
     if isinstance(model, Classifier):
         return Classifier(with_routing(model.model, **given), model.class_names, model.value_range)
     model = _functional(model)
-    inputs = _fresh_inputs(model)
+    inputs = fresh_inputs(model)
     outputs, _ = _rerun(model, inputs, given)
     return rewired(model, inputs, outputs)
 

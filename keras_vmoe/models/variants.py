@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from keras_vmoe.models.as_vit import AsViT
 from keras_vmoe.models.base import VisionModel, require_known
 from keras_vmoe.models.efficient_ensemble import EfficientEnsemble
 from keras_vmoe.models.limoe import LIMoE
@@ -72,7 +73,25 @@ def _table() -> dict[str, tuple[type[VisionModel], dict[str, Any]]]:
         table[f"limoe_{name}"] = (LIMoE, arguments)
     for name, arguments in _mobile().items():
         table[f"mobile_vmoe_{name}"] = (MobileVMoE, arguments)
+    for name, arguments in _as_vit().items():
+        table[f"asvit_{name}"] = (AsViT, arguments)
     return table
+
+
+def _as_vit() -> dict[str, dict[str, Any]]:
+    """As-ViT's presets: Chen et al. 2022, arXiv 2202.11921, table 4. Only L's genotype is
+    published; S's and B's follow from it and from their published sizes, as do the position table
+    and the norm behind merging, which the layout that searches measure does not have."""
+    genotypes = {
+        "s": "8,2,3,3|4,1,2,1|4,1,4,4|4,1,6,2|32,88",
+        "b": "8,2,3,3|4,1,2,1|4,1,4,5|4,1,6,2|32,116",
+        "l": "8,2,3,5|4,1,2,2|4,1,4,5|4,1,6,2|32,180",
+    }
+    final = {"pos_emb": "absolute", "merge_norm": "post"}
+    return {
+        **{size: {"genotype": genes, **final} for size, genes in genotypes.items()},
+        **{f"{size}_search": {"genotype": genes} for size, genes in genotypes.items()},
+    }
 
 
 def _mobile() -> dict[str, dict[str, Any]]:

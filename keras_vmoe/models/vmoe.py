@@ -165,6 +165,7 @@ def moe_mlp(
     images_per_group: int,
     policy: Any,
     prefix: str = "",
+    kernel_initializer: Any = "glorot_uniform",
 ) -> layers.MoEMLP:
     """The sparse MLP of block `index`, with the prefix of its name."""
     return layers.MoEMLP(
@@ -176,6 +177,7 @@ def moe_mlp(
         shared_init=config["shared_expert_init"],
         dispatch=config["dispatch"],
         dispatch_dtype=config["dispatch_dtype"],
+        kernel_initializer=kernel_initializer,
         dtype=policy,
         name=f"{prefix}encoder_block_{index}_moe",
     )

@@ -38,6 +38,13 @@ from keras_vmoe.ops.losses import gshard_loss as gshard_loss
 from keras_vmoe.ops.losses import importance_loss as importance_loss
 from keras_vmoe.ops.losses import load_loss as load_loss
 from keras_vmoe.ops.losses import router_z_loss as router_z_loss
+from keras_vmoe.ops.maps import Windows as Windows
+from keras_vmoe.ops.maps import join_windows as join_windows
+from keras_vmoe.ops.maps import overlapping_patches as overlapping_patches
+from keras_vmoe.ops.maps import pad_for_patches as pad_for_patches
+from keras_vmoe.ops.maps import partition_windows as partition_windows
+from keras_vmoe.ops.maps import patch_padding as patch_padding
+from keras_vmoe.ops.maps import resize_maps as resize_maps
 from keras_vmoe.ops.members import merge_members as merge_members
 from keras_vmoe.ops.members import split_members as split_members
 from keras_vmoe.ops.replicas import gather_from_replicas as gather_from_replicas
