@@ -24,7 +24,7 @@ Mlp = Callable[[int, int], LayerProfile]
 _MODELS: dict[type, Rows] = {}
 
 _TOP_K = layers.TopKRouter
-_ROUTER_CLASSES = {
+ROUTER_CLASSES = {
     "top_k": _TOP_K,
     "expert_choice": layers.ExpertChoiceRouter,
     "soft": layers.SoftRouter,
@@ -86,7 +86,7 @@ def _vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
     )
     require_positive_int("num_layers", a.num_layers)
     return _transformer(
-        a, _sparse_mlp(a, counting, _ROUTER_CLASSES[a.router], images_per_group(vars(a)))
+        a, sparse_mlp(a, counting, ROUTER_CLASSES[a.router], images_per_group(vars(a)))
     )
 
 
@@ -100,7 +100,7 @@ def _ensemble(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
     )
     as_vmoe = SimpleNamespace(**vmoe_arguments(vars(a)), num_members=a.num_members)
     images = images_per_group(vars(as_vmoe))
-    mlp = _sparse_mlp(as_vmoe, counting, layers.EnsembleTopKRouter, images)
+    mlp = sparse_mlp(as_vmoe, counting, layers.EnsembleTopKRouter, images)
     return _transformer(a, mlp, Members(a.num_members, first))
 
 
@@ -112,7 +112,7 @@ def _mobile_vmoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
     name = f"encoder_block_{first}"
     if a.routing == "token":
         sparse = {**vars(a), "placement": f"final_{a.num_moe_layers}"}
-        mlp = _sparse_mlp(SimpleNamespace(**sparse), counting, _TOP_K, IMAGES_PER_GROUP)
+        mlp = sparse_mlp(SimpleNamespace(**sparse), counting, _TOP_K, IMAGES_PER_GROUP)
         return _transformer(a, mlp)
     if a.routing == "dense":
         return _transformer(
@@ -145,7 +145,7 @@ def _limoe(a: SimpleNamespace, counting: Counting) -> list[LayerProfile]:
         rows += embedded
     tokens = sum(segments)
     settings = {**vars(a), "eval_capacity_factor": evaluation_capacity_factor(vars(a))}
-    mlp = _sparse_mlp(
+    mlp = sparse_mlp(
         SimpleNamespace(**settings), counting, layers.ModalityRouter, a.pairs_per_group
     )
     sizes = (tokens, a.width, a.num_heads, a.qk_norm)
@@ -178,7 +178,7 @@ def _embedded_text(a: SimpleNamespace) -> list[LayerProfile]:
 _EMBEDDED = {"image": _embedded_image, "text": _embedded_text}
 
 
-def _sparse_mlp(a: SimpleNamespace, counting: Counting, router: type, images: int) -> Mlp:
+def sparse_mlp(a: SimpleNamespace, counting: Counting, router: type, images: int) -> Mlp:
     """The rows of the MLPs, some of them sparse; so many images are routed together."""
     sparse = moe_blocks(a.placement, a.num_layers)
     settings = router_settings(router, vars(a))

@@ -180,6 +180,68 @@ def encoder_block(
     )
 
 
+def windowed_attention(
+    name: str, grid: tuple[int, int], width: int, num_heads: int, window: tuple[int, int]
+) -> LayerProfile:
+    """Attention within windows of a map, whose heads need not share the width out.
+
+    With n windows of w tokens, those that fill up the last ones among them, and the heads' joint
+    width i: `4nwdi + 2nw^2i` MACs.
+
+    Args:
+        name: the row's name.
+        grid: rows and columns of the map.
+        width: model width (d).
+        num_heads: heads, each `width // num_heads` wide.
+        window: rows and columns of a window; at most the map's count.
+    """
+    sides = tuple(min(side, most) for side, most in zip(window, grid, strict=True))
+    count = math.prod(-(-most // side) for side, most in zip(sides, grid, strict=True))
+    tokens, inner = math.prod(sides), width // num_heads * num_heads
+    scores = count * tokens**2
+    return LayerProfile(
+        name,
+        (*grid, width),
+        3 * (width + 1) * inner + (inner + 1) * width,
+        macs=4 * count * tokens * width * inner + 2 * scores * inner,
+        pointwise=6 * count * tokens * width + 4 * scores * num_heads,
+    )
+
+
+def window_block(
+    name: str,
+    grid: tuple[int, int],
+    width: int,
+    attention_row: LayerProfile,
+    mlp_row: LayerProfile,
+    has_norms: bool = True,
+) -> LayerProfile:
+    """A block on maps: its windowed attention and its MLP or mixture, each behind a norm."""
+    norms = [_inside(layer_norm(f"{kind}_norm", (*grid, width))) for kind in ("attention", "mlp")]
+    rows = [norms[0], attention_row, norms[1], mlp_row] if has_norms else [attention_row, mlp_row]
+    return LayerProfile.whole(name, (*grid, width), rows)
+
+
+def patch_merging(
+    name: str, grid: tuple[int, int], kernel_size: int, inputs: int, width: int, norm: str
+) -> LayerProfile:
+    """Patches of a map, each projected without a bias.
+
+    Args:
+        name: the row's name.
+        grid: rows and columns of what comes out.
+        kernel_size: side of a patch.
+        inputs: width of what goes in.
+        width: of what comes out (d).
+        norm: `"pre"`, `"post"` or `"none"`.
+    """
+    values = kernel_size**2 * inputs
+    rows = [dense("projection", grid, values, width, bias=False)]
+    if norm != "none":
+        rows.append(layer_norm("norm", (*grid, values if norm == "pre" else width)))
+    return LayerProfile.whole(name, (*grid, width), rows)
+
+
 def _inside(norm: LayerProfile) -> LayerProfile:
     """A norm of a block, which counts with the block's attention."""
     return dataclasses.replace(norm, pointwise=0)

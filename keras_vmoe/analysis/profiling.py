@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_vmoe.analysis import as_vit_rows as as_vit_rows  # registers As-ViT and its layers
 from keras_vmoe.analysis import keras_rows as keras_rows  # registers Keras' layers
 from keras_vmoe.analysis.layer_rows import graph_rows
 from keras_vmoe.analysis.model_rows import closed_form, has_closed_form
