@@ -11,6 +11,7 @@ import keras
 
 from keras_vmoe import ops
 from keras_vmoe.ops.classification import LOSSES
+from keras_vmoe.trainers import retokenization
 
 if TYPE_CHECKING:
     from keras_vmoe import data
@@ -62,6 +63,9 @@ class TrainConfig:
         checkpoint_every: steps between two checkpoints; None: at the end only. Ctrl-C makes one.
         keep_checkpoints: how many of the newest are kept.
         keep_best: keep the one of the best held-out accuracy besides, in `checkpoints/best`.
+        retokenization: `((until_epoch, stride, dilation), ...)`: coarse phases of an `@AsViT`, such
+            as `((40, 16, 5), (70, 8, 2))`; from the last one's end on the tokens are the model's
+            own. Evaluation has these throughout.
         few_shot: `@FewShot()` in gin: measure few-shot transfer beside the evaluations.
         retrieval: `@Retrieval()`: measure retrieval among the held-out pairs, of image-text pairs.
         zero_shot: `@ZeroShot()`: measure zero-shot classification, of image-text pairs.
@@ -101,6 +105,7 @@ class TrainConfig:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 2
     keep_best: bool = True
+    retokenization: Any = ()
     few_shot: Any = None
     retrieval: Any = None
     zero_shot: Any = None
@@ -154,6 +159,11 @@ class TrainConfig:
         if self.upcycle and self.init_from is None:
             raise ValueError(
                 "train.upcycle=True needs the dense model to start from: --init_from=WORKDIR"
+            )
+        if retokenization.phases_of(self.retokenization) and self.distribution == MESH:
+            raise ValueError(
+                f"train.retokenization={self.retokenization!r} is not built for a mesh; leave out "
+                "--mesh, or the phases"
             )
         self._check_choice("loss", LOSSES)
         self._check_choice("distribution", DISTRIBUTIONS)

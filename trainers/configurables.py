@@ -80,6 +80,7 @@ def _register_all() -> None:
     _register(factory(models.EfficientEnsemble), "EfficientEnsemble")
     _register(factory(models.ViT), "ViT")
     _register(factory(models.MobileVMoE), "MobileVMoE")
+    _register(factory(models.AsViT), "AsViT")
     _register(factory(models.LIMoE), "LIMoE")
     _register(factory(models.TwoTower), "TwoTower")
     _register(factory(models.from_variant), "from_variant")

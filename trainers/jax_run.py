@@ -231,6 +231,11 @@ def require_supported(config: TrainConfig) -> None:
             f"train.init_from={config.init_from!r}: training on JAX draws its first weights; leave "
             "it out",
         ),
+        (
+            bool(config.retokenization),
+            f"train.retokenization={config.retokenization!r}: training on JAX has one graph; leave "
+            "it out",
+        ),
         *(
             (
                 True,

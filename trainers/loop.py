@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import orbit
 import tensorflow as tf
 
 from keras_vmoe import models
+from keras_vmoe.trainers.retokenization import Retokenization
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 from keras_vmoe.trainers.tasks import Batch, Task
 
@@ -36,6 +38,7 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         stop: read between two steps.
         on_step: called with the step's number after each training step.
         on_eval_step: called after each evaluation step.
+        phases: the graphs that the model is trained in, where there are several.
     """
 
     def __init__(
@@ -50,11 +53,13 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         stop: StopSignal,
         on_step: Callable[[int], None],
         on_eval_step: Callable[[], None] = lambda: None,
+        phases: Retokenization | None = None,
     ) -> None:
         self.strategy, self.model, self.optimizer, self.task = strategy, model, optimizer, task
         self.batch_size, self.stop = batch_size, stop
         self.several_processes = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.on_step, self.on_eval_step = on_step, on_eval_step
+        self._phases = phases
         # Evaluation pads its last batch: images that are no images must not be routed.
         judged = models.with_router_outputs(model) if models.routes_images(model) else model
         self._masked = models.with_image_mask(judged) if models.is_sparse(model) else None
@@ -90,12 +95,20 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
 
     def create_train_loop_fn(self) -> Callable:
         """Returns the loop over steps; a Python loop, so that a signal is heard between steps."""
-        step_function = self.compiled(self.train_step)
+        trained = (self.model,) if self._phases is None else self._phases.models
+        step_functions = [
+            self.compiled(functools.partial(self.train_step, model)) for model in trained
+        ]
+        traced_phase: int | None = None
 
         def checked_step(iterator: tf.data.Iterator) -> None:
+            nonlocal traced_phase
             if not self.several_processes:
                 self.stop.check()
-            stop = step_function(iterator, tf.constant(self.stop.received))
+            phase = self._phases.at(int(self.global_step.numpy())) if self._phases else 0
+            if phase != traced_phase:
+                self._traced, traced_phase = None, phase
+            stop = step_functions[phase](iterator, tf.constant(self.stop.received))
             step = int(self.global_step.numpy())
             self.on_step(step)
             self._traced = self._traced or (time.monotonic(), step)
@@ -113,30 +126,38 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         """Starts the clock of a round of steps; the means go on where a checkpoint left them."""
         self._clock = (time.monotonic(), int(self.global_step.numpy()))
 
-    def train_step(self, iterator: tf.data.Iterator, signal: tf.Tensor) -> tf.Tensor:
+    def train_step(
+        self, model: keras.Model, iterator: tf.data.Iterator, signal: tf.Tensor
+    ) -> tf.Tensor:
         """Takes one step on every replica.
 
         Args:
+            model: the graph of this phase.
             iterator: of the training data.
             signal: the number of a signal that this process has got, or 0.
 
         Returns:
             The highest number that a process has got, or 0.
         """
-        self.strategy.run(self._replica_train_step, args=(next(iterator),))
+
+        def replica_step(batch: Batch) -> None:
+            self._replica_train_step(model, batch)
+
+        self.strategy.run(replica_step, args=(next(iterator),))
         self.global_step.assign_add(1)
         if not self.several_processes:
             return signal
         signals = self.strategy.run(lambda: _highest(signal))
         return self.strategy.experimental_local_results(signals)[0]
 
-    def _replica_train_step(self, batch: Batch) -> None:
+    def _replica_train_step(self, model: keras.Model, batch: Batch) -> None:
+        # In their order: that which the optimizer was built with, whatever the graph of the phase.
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            outputs = self.model(self.task.inputs(batch), training=True)
+            outputs = model(self.task.inputs(batch), training=True)
             # Before the task exchanges anything between replicas, whose forward passes share the
             # layers that keep these.
-            auxiliary = self._auxiliary()
+            auxiliary = self._auxiliary(model)
             outputs, router_loss = self._without_router(batch, outputs)
             auxiliary += router_loss
             losses, hits = self.task.judge(batch, outputs, training=True)
@@ -153,8 +174,8 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             self.model, outputs, batch.get("label"), batch.get("mask")
         )
 
-    def _auxiliary(self) -> tf.Tensor:
-        return tf.add_n([tf.cast(x, tf.float32) for x in self.model.losses] or [0.0])
+    def _auxiliary(self, model: keras.Model) -> tf.Tensor:
+        return tf.add_n([tf.cast(x, tf.float32) for x in model.losses] or [0.0])
 
     def train_loop_end(self) -> dict[str, float]:
         """Returns the means of the round and forgets them."""
@@ -169,6 +190,8 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
         output = self._results()
         output["learning_rate"] = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         output["images_per_second"] = images / (time.monotonic() - began)
+        if self._phases is not None:
+            output["token_stride"] = float(self._phases.stride(step))
         return output
 
     # Evaluation.
@@ -207,7 +230,7 @@ class TrainingLoop(orbit.StandardTrainer, orbit.StandardEvaluator):
             inputs = inputs if isinstance(inputs, dict) else {"images": inputs}
             outputs = self._masked({**inputs, "mask": mask}, training=False)
         outputs, router_loss = self._without_router(batch, outputs)
-        auxiliary = self._auxiliary() + router_loss
+        auxiliary = self._auxiliary(self.model) + router_loss
         losses, hits = self.task.judge(batch, outputs, training=False)
         self._update_means(losses, hits, auxiliary, mask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -48,15 +49,17 @@ class MeshLoop(TrainingLoop):
         super().__init__(**parts)
         distribution.place_metrics(self.metrics, mesh)
         self._mesh = mesh
-        self._train_on_mesh = mesh.function(self._replica_train_step)
+        self._train_on_mesh = mesh.function(functools.partial(self._replica_train_step, self.model))
         self._eval_on_mesh = mesh.function(self._replica_eval_step)
 
     def compiled(self, step: Callable) -> Callable:
         """The step itself: only its part on the mesh is a graph."""
         return step
 
-    def train_step(self, iterator: tf.data.Iterator, signal: tf.Tensor) -> tf.Tensor:
-        """Takes one step; returns the signal, for there is one process."""
+    def train_step(
+        self, model: keras.Model, iterator: tf.data.Iterator, signal: tf.Tensor
+    ) -> tf.Tensor:
+        """Takes one step of the one graph; returns the signal, for there is one process."""
         self._train_on_mesh(self._split(next(iterator)))
         self.global_step.assign_add(1)
         return signal

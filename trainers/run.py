@@ -34,6 +34,7 @@ from keras_vmoe.trainers.loop import TrainingLoop
 from keras_vmoe.trainers.measurement import Measurement
 from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.progress import Progress
+from keras_vmoe.trainers.retokenization import Retokenization, phases_of
 from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 from keras_vmoe.trainers.summaries import Summaries, begin_session
 from keras_vmoe.trainers.tasks import make_task, verify
@@ -92,6 +93,7 @@ class Run:
         self._evaluated = 0
         if self._mesh is not None:
             self._require_groups()
+        self.phases = self._phases()
         self.loop = self._make_loop(
             strategy=self._strategy,
             model=self.model,
@@ -102,6 +104,7 @@ class Run:
             stop=stop,
             on_step=self._on_step,
             on_eval_step=self._on_eval_step,
+            phases=self.phases,
         )
         self.checkpoints = Checkpoints(
             self.loop,
@@ -291,6 +294,12 @@ class Run:
     def _make_model(self) -> keras.Model:
         return self.task.make_model()
 
+    def _phases(self) -> Retokenization | None:
+        coarse = phases_of(self.config.retokenization)
+        if not coarse:
+            return None
+        return Retokenization(self.model, coarse, self.steps_per_epoch, self.total_steps)
+
     def _make_loop(self, **parts: Any) -> TrainingLoop:
         if self._mesh is None:
             return TrainingLoop(**parts)
@@ -434,6 +443,8 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
 
 def _introduce(run: Run) -> None:
     further: list[tuple[str, object]] = [("devices", run.devices)]
+    if run.phases:
+        further.append(("tokens", str(run.phases)))
     if run.transfer:
         further.append(("weights", f"from {run.config.init_from}: {run.transfer}"))
     if run.first_step:

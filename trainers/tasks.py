@@ -120,6 +120,7 @@ class Contrast:
     def __init__(self, config: TrainConfig, pairs: Pairs) -> None:
         self._config, self._pairs = config, pairs
         defaults = {"mix": None, "repeats": 1, "label_smoothing": 0.0, "upcycle": False}
+        defaults["retokenization"] = ()
         for name, default in (*defaults.items(), ("loss", "softmax")):
             value = getattr(config, name)
             if value != default:

@@ -13,6 +13,9 @@ from keras_vmoe.analysis.model_rows import register_model as register_model
 from keras_vmoe.analysis.profiling import profile as profile
 from keras_vmoe.analysis.records import RoutingRecord as RoutingRecord
 from keras_vmoe.analysis.records import routing_records as routing_records
+from keras_vmoe.analysis.retokenization import PhaseCost as PhaseCost
+from keras_vmoe.analysis.retokenization import RetokenizationCost as RetokenizationCost
+from keras_vmoe.analysis.retokenization import retokenization_cost as retokenization_cost
 from keras_vmoe.analysis.router_values import RouterDraw as RouterDraw
 from keras_vmoe.analysis.router_values import RouterValue as RouterValue
 from keras_vmoe.analysis.router_values import random_routers as random_routers

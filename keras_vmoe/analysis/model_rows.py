@@ -63,10 +63,15 @@ def closed_form(
     Raises:
         ValueError: arguments that the class would refuse; the message names them.
     """
+    rows = _MODELS[cls](with_defaults(cls, arguments), counting)
+    return tuple(row for row in rows if row.counts)
+
+
+def with_defaults(cls: type, arguments: Mapping[str, Any]) -> SimpleNamespace:
+    """All arguments of a class as attributes: those given, and the defaults of the others."""
     parameters = inspect.signature(cls.__init__).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    values = SimpleNamespace(**{**defaults, **arguments})
-    return tuple(row for row in _MODELS[cls](values, counting) if row.counts)
+    return SimpleNamespace(**{**defaults, **arguments})
 
 
 _ENCODER = ("num_layers", "width", "mlp_dim", "num_heads", "channels")

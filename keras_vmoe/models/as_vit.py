@@ -9,7 +9,7 @@ import keras
 
 from keras_vmoe.models.as_vit_graph import functional_as_vit
 from keras_vmoe.models.base import VisionModel, argument_names
-from keras_vmoe.models.genotype import Genotype
+from keras_vmoe.models.genotype import STRIDES, Genotype
 
 SEED_GENOTYPE = "8,2,3|4,1,2|4,1,4|4,1,6|32"
 
@@ -74,6 +74,9 @@ class AsViT(VisionModel):
 
     Reference: Chen et al. 2022, arXiv 2202.11921.
     """
+
+    # Pixels from one token of the first stage to the next.
+    STRIDE = STRIDES[0]
 
     def __init__(
         self,

@@ -138,6 +138,11 @@ TRANSFORMER = {
     "mlp_dropout": LayerCase(
         layers.MLP, {"hidden_dim": 6, "dropout_rate": 0.3, "activation": "tanh"}, TOKENS
     ),
+    "mlp_initializers": LayerCase(
+        layers.MLP,
+        {"hidden_dim": 6, "kernel_initializer": "he_normal", "bias_initializer": "ones"},
+        TOKENS,
+    ),
     "block": LayerCase(
         layers.EncoderBlock, {"num_heads": 2, "mlp": config(layers.MLP(6)), "qk_norm": True}, TOKENS
     ),
@@ -182,6 +187,39 @@ EMBEDDING = {
         layers.PositionEmbedding, {"kind": "sincos2d", "grid": (1, 5), "temperature": 50.0}, TOKENS
     ),
 }
+MAP = (2, 6, 7, 8)
+
+
+def window_block(**arguments):
+    mlp = arguments.pop("mlp", None) or config(layers.MLP(6))
+    return LayerCase(layers.WindowEncoderBlock, {"num_heads": 2, "mlp": mlp, **arguments}, MAP)
+
+
+MAPS = {
+    "patches": LayerCase(
+        layers.OverlappingPatchEmbedding, {"kernel_size": 7, "width": 8}, (2, 9, 12, 3)
+    ),
+    "merging": LayerCase(layers.PatchMerging, {"kernel_size": 3, "width": 6}, (2, 5, 4, 3)),
+    "merging_norm_behind": LayerCase(
+        layers.PatchMerging, {"kernel_size": 4, "width": 6, "norm": "post"}, (2, 5, 4, 3)
+    ),
+    "positions": LayerCase(layers.MapPositionEmbedding, {"grid": (6, 7)}, MAP),
+    "other_positions": LayerCase(layers.MapPositionEmbedding, {"grid": (4, 3)}, MAP),
+}
+WINDOW_BLOCKS = {
+    "splits": window_block(splits=2),
+    "window": window_block(window_size=(3, 4), norm="identity", num_heads=3),
+    "sparse_window": window_block(splits=3, mlp=sparse(top_k())),
+    "all_window_dropouts": window_block(
+        mlp=sparse(top_k(noise_std=1.0), dropout_rate=0.1),
+        splits=2,
+        dropout_rate=0.1,
+        attention_dropout_rate=0.1,
+        stochastic_depth_rate=0.1,
+        remat=True,
+        kernel_initializer="he_normal",
+    ),
+}
 POOLING = {
     "first": LayerCase(layers.TokenPooling, {"kind": "first"}, TOKENS),
     "last": LayerCase(layers.TokenPooling, {"kind": "last"}, TOKENS),
@@ -196,6 +234,8 @@ POOLING = {
 ALL = {
     f"{room}/{name}": case
     for room, cases in {
+        "maps": MAPS,
+        "window_block": WINDOW_BLOCKS,
         "routers": ROUTERS,
         "ensemble_router": ENSEMBLE,
         "modality_router": MODALITIES,

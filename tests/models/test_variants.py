@@ -23,9 +23,12 @@ TINY = {
 @pytest.mark.parametrize("name", keras_vmoe.list_variants())
 def test_every_preset_builds_with_overrides(name):
     overrides = dict(TINY)
-    if name.startswith("mobile_"):
+    if name.startswith("asvit_"):
+        genotype = "4,2,2,1|2,1,2,1|2,1,2,1|2,1,2,1|8,8"
+        overrides = {"image_size": 28, "num_classes": 3, "genotype": genotype}
+    elif name.startswith("mobile_"):
         overrides.update(num_moe_layers=1, num_experts=2)
-    elif not name.startswith("vit_"):
+    elif not name.startswith(("vit_", "asvit_")):
         overrides.update(placement="final_1", num_experts=2)
     shape = (None, 2, 3) if name.startswith("eee_") else (None, 3)
     if name.startswith("limoe_"):
