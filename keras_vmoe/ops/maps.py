@@ -41,6 +41,11 @@ def _at_least_zero(value: Any) -> Any:
     return max(value, 0) if isinstance(value, int) else kops.maximum(value, 0)
 
 
+def _all_zero(*values: Any) -> bool:
+    """Whether all are known to be 0; what a graph does not know may be something else."""
+    return all(isinstance(value, int) and value == 0 for value in values)
+
+
 def partition_windows(inputs: Any, window: Sides) -> Windows:
     """Cuts maps into windows that do not overlap.
 
@@ -74,7 +79,7 @@ def partition_windows(inputs: Any, window: Sides) -> Windows:
     counts = (ceil_divide(rows, down), ceil_divide(columns, across))
     missing = (counts[0] * down - rows, counts[1] * across - columns)
     mask = None
-    if missing != (0, 0):
+    if not _all_zero(*missing):
         inputs = kops.pad(inputs, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
         real = [
             kops.arange(count * side) < size
@@ -147,7 +152,7 @@ def pad_for_patches(inputs: Any, kernel_size: int, stride: int, dilation: int = 
     """Maps with the zeros around them that `patch_padding` tells."""
     _, rows, columns, _ = kops.shape(inputs)
     padding = [patch_padding(size, kernel_size, stride, dilation) for size in (rows, columns)]
-    if padding == [(0, 0), (0, 0)]:
+    if _all_zero(*padding[0], *padding[1]):
         return inputs
     return kops.pad(inputs, ((0, 0), *padding, (0, 0)))
 

@@ -20,7 +20,7 @@ def softmax(scores):
 
 
 def attention_loop(block, x):
-    """Self-attention of tokens `[t, d]`, head by head; the width that heads leave over is unused."""
+    """Self-attention of tokens `[t, d]`, head by head; heads may leave some width over."""
     one = block.attention
     out = np.asarray(one.output_dense.bias).astype("float64")
     for head in range(block.num_heads):
