@@ -22,8 +22,10 @@ UPCYCLING = sorted(f"upcycling/{path.name}" for path in gin_config.SHIPPED.glob(
 LIMOE = sorted(f"limoe/{path.name}" for path in gin_config.SHIPPED.glob("runs/limoe/*.gin"))
 # Of whole images: tests/trainers/test_mobile_files.py takes two steps of some on mock data.
 MOBILE = sorted(f"mobile_vmoe/{p.name}" for p in gin_config.SHIPPED.glob("runs/mobile_vmoe/*.gin"))
+# Dense, with a sparse variant: tests/trainers/test_asvit_files.py takes two steps of some.
+ASVIT = sorted(f"asvit/{path.name}" for path in gin_config.SHIPPED.glob("runs/asvit/*.gin"))
 TWINS = RUNS + RECIPES + UPCYCLING + LIMOE + MOBILE
-ALL = TWINS + ENSEMBLES
+ALL = TWINS + ENSEMBLES + ASVIT
 FOLDERS = ("models", "data", "augmentation", "recipes")
 PARTS = sorted(path for folder in FOLDERS for path in gin_config.SHIPPED.glob(f"{folder}/*"))
 
