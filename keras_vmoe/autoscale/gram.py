@@ -44,9 +44,7 @@ def ntk_gram(images: np.ndarray, genotype: Genotype, weights: Weights) -> np.nda
     with tf.GradientTape() as tape:
         tape.watch(zeros)
         arithmetic = GramArithmetic(zeros)
-        features = pooled_features(
-            tf.constant(images), genotype, as_tensors(weights), arithmetic
-        )
+        features = pooled_features(tf.constant(images), genotype, as_tensors(weights), arithmetic)
         total = tf.reduce_sum(features)
     return tape.gradient(total, zeros).numpy()
 

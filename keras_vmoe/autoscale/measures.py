@@ -229,9 +229,7 @@ def gauss_length_as_coded(curve: Curve, batch_size: int = 6) -> float:
     return float(total)
 
 
-def ntk_condition_number(
-    images: np.ndarray, genotype: Genotype | str, weights: Weights
-) -> float:
+def ntk_condition_number(images: np.ndarray, genotype: Genotype | str, weights: Weights) -> float:
     """The condition number of the neural tangent kernel of some images.
 
     Args:

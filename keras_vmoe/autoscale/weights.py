@@ -159,3 +159,25 @@ def model_weights(model: AsViT) -> Weights:
             flat = [x.reshape(*x.shape[:-2], -1) for x in parts]
             weights[f"{block}qkv/{kind}"] = np.concatenate(flat, -1)
     return weights
+
+
+def count_params(genotype: Genotype, num_classes: int = 1000) -> int:
+    """The parameters of an As-ViT in the layout of the published search, without building it.
+
+    Args:
+        genotype: the network.
+        num_classes: of its head, a tanh layer as wide as the last stage before it.
+
+    Example:
+        >>> count_params(Genotype.parse("8,2,3|4,1,2|4,1,4|4,1,6|32"))
+        2319624
+    """
+    dense = [embedding(genotype), *_maps(genotype)]
+    total = sum(one.outputs * (one.inputs + one.has_bias) for one in dense)
+    # A LayerNorm has a scale and an offset: two a block, one at both ends, one before a merging.
+    blocks = sum(w * depth for w, depth in zip(genotype.widths, genotype.depths, strict=True))
+    ends = genotype.widths[0] + genotype.widths[-1]
+    patches = sum(merging(genotype, stage).inputs for stage in (1, 2, 3))
+    width = genotype.widths[-1]
+    head = width * (width + 1) + num_classes * (width + 1)
+    return total + 2 * (2 * blocks + ends + patches) + head

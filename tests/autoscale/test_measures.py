@@ -228,7 +228,9 @@ def test_one_embedding_can_be_kept():
 
     one, two = draw(0, 5), draw(1, 5)
     assert np.array_equal(one["embedding/bias"], two["embedding/bias"])
-    assert not np.array_equal(one["merging_1/projection/kernel"], two["merging_1/projection/kernel"])
+    assert not np.array_equal(
+        one["merging_1/projection/kernel"], two["merging_1/projection/kernel"]
+    )
 
 
 @pytest.mark.parametrize(
