@@ -35,6 +35,7 @@ COMMANDS = {
     "convert": Command("convert", "turn weights of other implementations into a model, and back"),
     "predict": Command("predict", "name the classes of images, and draw their routing"),
     "export": Command("export", "write a model as SavedModel, ONNX or LiteRT"),
+    "autoscale": Command("autoscale.command", "search and grow an As-ViT without training"),
     "repro": Command("repro.command", "show the claims of a paper in miniature, with numbers"),
     "figures": Command("figures", "draw the figures of V-MoE from finished runs"),
     "tpu-compile": Command("tpu_compile.command", "tell what a run needs on a TPU, without a TPU"),

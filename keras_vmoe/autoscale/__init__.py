@@ -4,6 +4,8 @@ It runs on TensorFlow alone.
 """
 
 from keras_vmoe.autoscale.growth import GROWTH_RATES as GROWTH_RATES
+from keras_vmoe.autoscale.growth import Grown as Grown
+from keras_vmoe.autoscale.growth import Growth as Growth
 from keras_vmoe.autoscale.growth import Size as Size
 from keras_vmoe.autoscale.growth import best_candidate as best_candidate
 from keras_vmoe.autoscale.growth import candidates as candidates

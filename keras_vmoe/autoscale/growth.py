@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from keras_vmoe.autoscale.repeats import Measures
+from keras_vmoe.autoscale.weights import count_params
 from keras_vmoe.models import Genotype
 from keras_vmoe.ops.validation import require
 
@@ -123,3 +128,124 @@ def best_candidate(
 def _relative_range(values: Sequence[float]) -> float:
     finite = [x for x in values if math.isfinite(x)]
     return (max(finite) - min(finite)) / max(finite) if finite and max(finite) > 0 else 0.0
+
+
+# One block in each stage, and a quarter of the paper's 32.
+_FIRST = Size((1, 1, 1, 1), 8)
+
+
+class Grown(NamedTuple):
+    """One size on the way.
+
+    Attributes:
+        step: from 0, the size that the growth begins with.
+        genotype: at the real width: one member of the family.
+        depths: blocks of each stage.
+        width: of the first stage in the network that was measured.
+        params: of the genotype, with 1,000 classes.
+        length, condition_number: what made it the best candidate; NaN at step 0.
+        candidates: how many there were to choose from.
+    """
+
+    step: int
+    genotype: str
+    depths: tuple[int, ...]
+    width: int
+    params: int
+    length: float
+    condition_number: float
+    candidates: int
+
+
+# (candidates, step) to the measures of each.
+EvaluateAll = Callable[[list[Genotype], int], list[Measures]]
+
+
+@dataclasses.dataclass
+class Growth:
+    """A topology that grows; `advance` takes the next step.
+
+    Args:
+        topology: kernels, splits, ratios and heads; its own depths and width are left aside.
+        widening: the real width over the one that is measured.
+        limit: parameters that no size may have more of.
+        size: what it begins with.
+        compat: ties as the published code breaks them, see `best_candidate`.
+        trace: the sizes so far; the first by default.
+
+    Raises:
+        ValueError: a first size above the limit.
+
+    Example:
+        >>> growth = Growth(Genotype.parse("8,2,3|4,1,2|4,1,4|4,1,6|32"))
+        >>> grown = growth.advance(lambda sizes, step: [Measures(1.0, i) for i in range(12)])
+        >>> grown.genotype, grown.params
+        ('8,2,3,2|4,1,2,1|4,1,4,1|4,1,6,1|32,32', 2330248)
+
+    Reference: Chen et al. 2022, arXiv 2202.11921 (As-ViT), algorithm 2.
+    """
+
+    topology: Genotype
+    widening: int = 4
+    limit: float = 110e6
+    size: Size = _FIRST
+    compat: bool = False
+    trace: list[Grown] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.trace:
+            self.trace.append(self._grown(self.size, Measures(math.nan, math.nan), 0))
+        require(
+            self.trace[0].params <= self.limit,
+            f"limit must leave room for the first size, of {self.trace[0].params:,} parameters. "
+            f"Received: limit={self.limit:,.0f}",
+        )
+
+    def advance(self, evaluate: EvaluateAll) -> Grown | None:
+        """Measures the next sizes at the small width and takes the best; `None` if all are above
+        the limit.
+
+        Args:
+            evaluate: measures topologies. It is told the step, which its draws should follow from.
+        """
+        sizes = self._next()
+        if not sizes:
+            return None
+        found = evaluate([size.of(self.topology) for size in sizes], len(self.trace))
+        numbers = [one.condition_number for one in found]
+        best = best_candidate(numbers, [one.length for one in found], self.compat)
+        return self._take(sizes[best], found[best], len(sizes))
+
+    def advance_at_random(self, rng: np.random.Generator) -> Grown | None:
+        """Takes any of the next sizes, measuring none: what growth is compared with."""
+        sizes = self._next()
+        if not sizes:
+            return None
+        chosen = sizes[int(rng.integers(len(sizes)))]
+        return self._take(chosen, Measures(math.nan, math.nan), len(sizes))
+
+    def resume(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Goes back to a trace.
+
+        Args:
+            rows: `Grown._asdict()` of each size.
+
+        Raises:
+            KeyError, TypeError, IndexError: rows that are no trace.
+        """
+        self.trace = [Grown(**{**row, "depths": tuple(row["depths"])}) for row in rows]
+        self.size = Size(self.trace[-1].depths, self.trace[-1].width)
+
+    def _next(self) -> list[Size]:
+        real = {size: size.of(self.topology, self.widening) for size in candidates(self.size)}
+        return [size for size, genotype in real.items() if count_params(genotype) <= self.limit]
+
+    def _take(self, size: Size, measures: Measures, count: int) -> Grown:
+        self.size = size
+        self.trace.append(self._grown(size, measures, count))
+        return self.trace[-1]
+
+    def _grown(self, size: Size, measures: Measures, count: int) -> Grown:
+        genotype = size.of(self.topology, self.widening)
+        params = count_params(genotype)
+        return Grown(len(self.trace), str(genotype), *size, params, *measures, count)

@@ -7,7 +7,7 @@ curve (`jets`), or values whose gradients make a Gram matrix (`gram`). The funct
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import tensorflow as tf
 

@@ -76,7 +76,9 @@ def test_growth_chooses_as_the_reference(case):
     limit = case["param_lim"] or math.inf
     allowed = [s for s in found if autoscale.count_params(s.of(topology, 4)) <= limit * 1e6]
     assert len(allowed) == case["metrics_used"]
-    best = allowed[autoscale.best_candidate(*zip(*case["metrics_ntk_exp"]), compat=True)]
+    best = allowed[
+        autoscale.best_candidate(*zip(*case["metrics_ntk_exp"], strict=True), compat=True)
+    ]
     assert [list(best.depths), best.width] == case["best"]
     params = autoscale.count_params(best.of(topology, 4))
     assert params == pytest.approx(case["params_M"] * 1e6, abs=0.5)

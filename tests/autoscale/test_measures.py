@@ -210,7 +210,7 @@ def test_circle_is_of_orthonormal_axes():
 def test_drawn_weights_are_named_and_shaped_as_the_models():
     genotype = models.Genotype.parse(TINY)
     drawn = autoscale.draw_weights(genotype, np.random.default_rng(0))
-    model, of_model = random_weights()
+    _, of_model = random_weights()
     names = [n for n in of_model if not n.endswith(("gamma", "beta"))]
     assert {n: of_model[n].shape for n in names} == {n: drawn[n].shape for n in drawn}
     kernel = drawn["encoder_block_4/mlp/hidden/kernel"]

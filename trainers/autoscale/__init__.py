@@ -1,0 +1,1 @@
+"""`keras-vmoe autoscale`: As-ViT's search and growth, as commands."""
