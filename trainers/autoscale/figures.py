@@ -31,12 +31,13 @@ def plot_trace(trace: Sequence[Step], path: str | Path) -> None:
         ("reward", "reward", False),
         ("entropy", "entropy of the policy (nats)", False),
         ("condition_number", "condition number of the NTK", True),
-        ("length", "manifold length L^E", True),
+        ("length", "manifold length $L^E$", True),
     )
     for axis, (name, label, is_log) in zip(figure.subplots(2, 2).flat, panels, strict=True):
         values = np.array([getattr(step, name) for step in trace], float)
         _draw_series(axis, values, smooth=name != "entropy")
-        if is_log and (values[np.isfinite(values)] > 0).all():
+        finite = values[np.isfinite(values)]
+        if is_log and finite.size and finite.max() > 10 * finite.min() > 0:
             axis.set_yscale("log")
         canvas.plain_axes(axis)
         axis.set_xlabel("step", fontsize=9)
@@ -117,7 +118,7 @@ def plot_growth(
             "color": "#909090" if is_random else _COLOUR,
             "marker": "." if is_random else "o",
             "linewidth": 1 if is_random else 2,
-            "label": {0: "growth at random", len(at_random): "growth by L^E and NTK"}.get(number),
+            "label": {0: "growth at random", len(at_random): "growth by $L^E$ and NTK"}.get(number),
         }
         depth.plot(widths, [sum(one.depths) for one in sizes], **style)
         params.plot(widths, [one.params / 1e6 for one in sizes], **style)
@@ -136,7 +137,6 @@ def plot_growth(
         canvas.plain_axes(axis)
         axis.set_xlabel("width of the first stage C", fontsize=9)
         axis.set_ylabel(label, fontsize=9)
-    params.set_yscale("log")
     depth.legend(fontsize=8, frameon=False)
     figure.suptitle(f"A topology grows in {len(trace) - 1} steps")
     canvas.save(figure, path, rows)

@@ -8,6 +8,7 @@ from absl import flags
 
 from keras_vmoe.trainers import command_line
 from keras_vmoe.trainers.benchmark import (
+    autoscale,
     device_command,
     device_memory,
     input_command,
@@ -30,6 +31,7 @@ tables:
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
   input       images a second of a training input pipeline, stage by stage
   device      LiteRT files of Mobile V-MoE beside their dense twins, one image at a time
+  autoscale   seconds that As-ViT's search spends on a topology, by measure
 
   keras-vmoe benchmark layer --json=layer.json
   keras-vmoe benchmark model --memory --json=model.json
@@ -137,6 +139,7 @@ def main(argv: Sequence[str]) -> int:
         "model": _run_model,
         "input": input_command.run,
         "device": device_command.run,
+        "autoscale": autoscale.run,
     }
     words = [word for word in argv if word != "--debug"]
     if words and words[0] in ("-h", "--help", "help"):
