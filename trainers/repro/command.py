@@ -16,7 +16,7 @@ from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.progress import duration
 from keras_vmoe.trainers.stopping import StopRequested
 
-PAPERS = ("vmoe", "upcycling", "limoe", "mobile")
+PAPERS = ("vmoe", "upcycling", "limoe", "mobile", "asvit")
 _SYNOPSIS = "repro PAPER [--out=DIR] [--seeds=N] [--processes=N] [--gin_bindings=NAME=VALUE]..."
 _TEXT = """
 Trains small models that show whether a paper's claims hold at this size, and prints each claim
@@ -34,6 +34,8 @@ repro.csv. An interrupted command goes on when it is given again.
                                taught super-classes, beside dense twins of four sizes; two sizes
                                and the kinds of routing with all seeds, the rest with the first;
                                also draws repro_ablations and writes the super-classes
+  keras-vmoe repro asvit       Fashion-MNIST: random topologies of As-ViT and a searched one; how
+                               well measures of untrained networks order them by accuracy
 """
 
 
@@ -122,6 +124,11 @@ def _reproduce(
     elif paper == "mobile":
         from keras_vmoe.trainers.repro import mobile as claims
         from keras_vmoe.trainers.repro.mobile_figure import plot_mobile as plot
+
+        options = {}
+    elif paper == "asvit":
+        from keras_vmoe.trainers.repro import asvit as claims
+        from keras_vmoe.trainers.repro.asvit_figure import plot_asvit as plot
 
         options = {}
     else:
