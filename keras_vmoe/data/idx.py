@@ -34,6 +34,26 @@ def file_names() -> tuple[str, ...]:
     )
 
 
+def find_folder(data_dir: str | None, dataset: str) -> Path:
+    """Returns the folder of Fashion-MNIST's files that a dataset is made of.
+
+    Args:
+        data_dir: the folder; Debian's place for it if None.
+        dataset: the name of what is made, for the message.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    folder = Path(data_dir).expanduser() if data_dir else DEBIAN_FOLDER
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"dataset {dataset!r} is made of Fashion-MNIST, which is not in {folder}: install "
+            "Debian's package dataset-fashion-mnist, or give data_dir, the folder of its four "
+            "idx files."
+        )
+    return folder
+
+
 def read_idx(path: Path, ndim: int) -> np.ndarray:
     """Reads one gzipped idx file of unsigned bytes.
 

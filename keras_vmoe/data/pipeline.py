@@ -112,7 +112,7 @@ def make_dataset(
         shard_index=shard_index,
         num_draws=sum(one.num_draws for one in drawing),
     )
-    _check_batches(split, schedule, training, pad)
+    check_batches(split, schedule, training, pad)
     mix = as_one_mix(mix) if training else None
     if mix is not None and num_classes is None:
         raise ValueError("num_classes=None: mixing images mixes labels, which needs their number.")
@@ -157,7 +157,8 @@ def _check(
         crop.check(image_size)
 
 
-def _check_batches(split: Split, schedule: Schedule, training: bool, pad: bool) -> None:
+def check_batches(split: Split, schedule: Schedule, training: bool, pad: bool) -> None:
+    """Raises a `ValueError` if a split cannot give such batches."""
     if training and schedule.batch_size > split.num_examples:
         raise ValueError(
             f"batch_size={schedule.batch_size} is larger than the {split.num_examples} training "
@@ -197,22 +198,14 @@ class _Pipeline:
         if not self.training:
             batches = batches.skip(self.schedule.start_step)
         batches = batches.enumerate(self.schedule.start_step)
-        return batches.map(_plain(self._finish), num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.map(plain(self._finish), num_parallel_calls=tf.data.AUTOTUNE)
 
     def _read(self, cache: bool) -> tf.data.Dataset:
         """Returns batches of images that were read, cropped and augmented one by one."""
-        split, missing, held = self.split, 0, None
-        if cache and isinstance(split, StreamSplit):
-            mine = split.shard(self.schedule.num_shards, self.schedule.shard_index)
-            held = reading.hold_in_memory(mine)
-        if not self.training:
-            examples, missing = order.evaluation(split, self.schedule, held)
-        elif isinstance(split, StreamSplit):
-            examples = order.training_stream(split, self.schedule, held)
-        else:
-            examples = order.training_batches(split, self.schedule).unbatch()
+        split = self.split
+        examples, missing = open_examples(split, self.schedule, self.training, cache)
         reader = reading.Reader(split, self.image_size, self.crop, self.augmentations, cache)
-        examples = examples.map(_plain(reader), num_parallel_calls=tf.data.AUTOTUNE)
+        examples = examples.map(plain(reader), num_parallel_calls=tf.data.AUTOTUNE)
         return self._batch(examples, missing)
 
     def _take_from_arrays(self) -> tf.data.Dataset:
@@ -233,22 +226,17 @@ class _Pipeline:
                 images = augment_all(self.augmentations, images, batch.pop("draws"))
             return batch | {"image": images, "label": tf.gather(labels, index)}
 
-        return batches.map(_plain(take), num_parallel_calls=tf.data.AUTOTUNE)
+        return batches.map(plain(take), num_parallel_calls=tf.data.AUTOTUNE)
 
     def _batch(self, examples: tf.data.Dataset, missing: int) -> tf.data.Dataset:
-        if self.pad:
-            examples = examples.map(lambda example: example | {"mask": True})
-            spec = examples.element_spec
-            empty = tf.nest.map_structure(lambda of: tf.zeros(of.shape, of.dtype), spec)
-            examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(missing))
-        size = self.schedule.host_batch_size
-        return examples.batch(size, drop_remainder=self.training or self.pad)
+        size, pad = self.schedule.host_batch_size, self.pad
+        return in_batches(examples, missing, size, pad, drop_remainder=self.training or pad)
 
     def _finish(self, step: tf.Tensor, batch: Batch) -> Batch:
         """Scales, mixes and masks one batch."""
         if "whole" in batch:
             batch = reading.keep_whole(batch) if self.training else reading.leave_out(batch)
-        images = _with_channels(tf.cast(batch["image"], tf.float32), self.channels)
+        images = with_channels(tf.cast(batch["image"], tf.float32), self.channels)
         images, labels = images / 127.5 - 1.0, batch["label"]
         if self.mix is not None:
             seed = tf.stack([tf.constant(self.schedule.seed, tf.int64), step])
@@ -264,12 +252,58 @@ class _Pipeline:
         return finished
 
 
-def _plain(function: Callable) -> Callable:
+def open_examples(
+    split: Split, schedule: Schedule, training: bool, cache: bool
+) -> tuple[tf.data.Dataset, int]:
+    """Gives the examples of a split, one by one, before anything is decoded.
+
+    Args:
+        split: any split.
+        schedule: the order.
+        training: in the order of training, without end.
+        cache: hold the encoded bytes of a stream in memory.
+
+    Returns:
+        The examples, and how many are missing to as many full batches as every host has.
+    """
+    held = None
+    if cache and isinstance(split, StreamSplit):
+        held = reading.hold_in_memory(split.shard(schedule.num_shards, schedule.shard_index))
+    if not training:
+        return order.evaluation(split, schedule, held)
+    if isinstance(split, StreamSplit):
+        return order.training_stream(split, schedule, held), 0
+    return order.training_batches(split, schedule).unbatch(), 0
+
+
+def in_batches(
+    examples: tf.data.Dataset, missing: int, size: int, pad: bool, drop_remainder: bool
+) -> tf.data.Dataset:
+    """Puts examples together.
+
+    Args:
+        examples: of known shapes.
+        missing: to full batches.
+        size: of a batch.
+        pad: fill up with zeros, and add `"mask"`, true for examples.
+        drop_remainder: leave out a last batch that is smaller.
+    """
+    if pad:
+        examples = examples.map(lambda example: example | {"mask": True})
+        spec = examples.element_spec
+        empty = tf.nest.map_structure(lambda of: tf.zeros(of.shape, of.dtype), spec)
+        examples = examples.concatenate(tf.data.Dataset.from_tensors(empty).repeat(missing))
+    return examples.batch(size, drop_remainder=drop_remainder)
+
+
+def plain(function: Callable) -> Callable:
+    """Keeps AutoGraph away from a function."""
     # None of these functions needs AutoGraph, which cannot read them all and says so.
     return tf.autograph.experimental.do_not_convert(function)
 
 
-def _with_channels(images: tf.Tensor, channels: int | None) -> tf.Tensor:
+def with_channels(images: tf.Tensor, channels: int | None) -> tf.Tensor:
+    """Returns images of so many channels; None keeps what they have."""
     given = images.shape[-1]
     if channels in (None, given):
         return images

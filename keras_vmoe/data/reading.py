@@ -68,18 +68,33 @@ class Reader:
         draws = example.get("draws", tf.zeros((0,)))
         num_crop_draws = self._crop.num_draws if self._crop else 0
         crop_draws, draws = draws[:num_crop_draws], draws[num_crop_draws:]
-        found = {"label": self._label(example)}
-        if isinstance(self._split, ArraySplit):
-            image = self._square(self._arrays[example["index"]], crop_draws)
+        if isinstance(self._split, ArraySplit) or self._corrupt is not None:
+            found = self.whole(example)
+            image = self._square(found["image"], crop_draws)
         else:
-            content, place = self.content(example)
-            if self._corrupt is None:
-                image = self._decode_and_crop(content, crop_draws)
-            else:
-                image, found["whole"] = self._corrupt.decode(content, self._channels, place)
-                image = self._square(image, crop_draws)
+            found = {"label": self._label(example)}
+            content, _ = self.content(example)
+            image = self._decode_and_crop(content, crop_draws)
         if self._augmentations:
             image = augment_all(self._augmentations, image[None], draws[None])[0]
+        return found | {"image": image}
+
+    def whole(self, example: Example) -> Example:
+        """Reads one example, and leaves the image as it is.
+
+        Args:
+            example: of `order`.
+
+        Returns:
+            As a call, with an image of any size.
+        """
+        found = {"label": self._label(example)}
+        if isinstance(self._split, ArraySplit):
+            return found | {"image": self._arrays[example["index"]]}
+        content, place = self.content(example)
+        if self._corrupt is None:
+            return found | {"image": decode(content, self._channels)}
+        image, found["whole"] = self._corrupt.decode(content, self._channels, place)
         return found | {"image": image}
 
     def _label(self, example: Example) -> tf.Tensor:

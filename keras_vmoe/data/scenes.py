@@ -7,7 +7,6 @@ never shows, of scans that it never shows either.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -63,14 +62,8 @@ def load_garment_grids(data_dir: str | None = None) -> PairSource:
         FileNotFoundError: if the files are not at hand.
         ValueError: if one is damaged.
     """
-    folder = Path(data_dir).expanduser() if data_dir else idx.DEBIAN_FOLDER
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"dataset 'garment_grids' is made of Fashion-MNIST, which is not in {folder}: install "
-            "Debian's package dataset-fashion-mnist, or give data_dir, the folder of its four "
-            "idx files."
-        )
-    return compose(idx.load_idx_folder(folder), "garment_grids", GARMENT_WORDS, "garment")
+    scans = idx.load_idx_folder(idx.find_folder(data_dir, "garment_grids"))
+    return compose(scans, "garment_grids", GARMENT_WORDS, "garment")
 
 
 def compose(
