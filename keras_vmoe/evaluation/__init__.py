@@ -1,7 +1,10 @@
 """What a trained model can do: accuracy, few-shot transfer, zero-shot classification, retrieval,
-accuracy against capacity.
+objects detected, accuracy against capacity.
 """
 
+from keras_vmoe.evaluation.coco import CocoMetrics as CocoMetrics
+from keras_vmoe.evaluation.coco import CocoResult as CocoResult
+from keras_vmoe.evaluation.coco import coco_words as coco_words
 from keras_vmoe.evaluation.embeddings import collect_pair_embeddings as collect_pair_embeddings
 from keras_vmoe.evaluation.few_shot import SEEDS as SEEDS
 from keras_vmoe.evaluation.few_shot import SHOTS as SHOTS

@@ -6,6 +6,7 @@ from keras_vmoe.models.as_vit_views import pooled_features as pooled_features
 from keras_vmoe.models.as_vit_views import retokenized as retokenized
 from keras_vmoe.models.base import FunctionalModel as FunctionalModel
 from keras_vmoe.models.classifier import Classifier as Classifier
+from keras_vmoe.models.detection_pieces import Detections as Detections
 from keras_vmoe.models.efficient_ensemble import EfficientEnsemble as EfficientEnsemble
 from keras_vmoe.models.efficient_ensemble import averaged_prediction as averaged_prediction
 from keras_vmoe.models.ensemble_training import EnsembleAccuracy as EnsembleAccuracy
@@ -22,6 +23,7 @@ from keras_vmoe.models.mobile_vmoe import with_router_outputs as with_router_out
 from keras_vmoe.models.pairs import PairModel as PairModel
 from keras_vmoe.models.placement import moe_blocks as moe_blocks
 from keras_vmoe.models.reference import from_reference_config as from_reference_config
+from keras_vmoe.models.retinanet import RetinaNet as RetinaNet
 from keras_vmoe.models.rewiring import with_image_mask as with_image_mask
 from keras_vmoe.models.rewiring import with_routing as with_routing
 from keras_vmoe.models.sparse import exact_capacity as exact_capacity
