@@ -50,6 +50,8 @@ LAZY = {
     "networkx",
     "sklearn",
     "official",
+    "keras_cv",
+    "pycocotools",
 }
 # Only the trainers know of these at all.
 TRAINERS_ONLY = {"gin", "orbit", "absl.app", "absl.flags"}

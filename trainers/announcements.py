@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 
@@ -16,7 +16,7 @@ from keras_vmoe.trainers.workdir import Workdir
 
 def introduce(
     config: TrainConfig,
-    source: data.ImageSource | Pairs,
+    source: data.ImageSource | data.BoxSource | Pairs,
     task: Task,
     model: keras.Model,
     total_steps: int,
@@ -52,13 +52,19 @@ def introduce(
         print(f"{label:<8} {text}", flush=True)
 
 
-def conclude(source: data.ImageSource | Pairs, workdir: Workdir, seconds: float) -> None:
+def conclude(
+    source: data.ImageSource | data.BoxSource | Pairs,
+    workdir: Workdir,
+    seconds: float,
+    scores: Sequence[str] = ("accuracy",),
+) -> None:
     """Prints what came of a run, and what it left.
 
     Args:
         source: its data.
         workdir: its folder.
         seconds: how long it took.
+        scores: of the task.
     """
     row = workdir.metrics.last("eval")
     names = sorted(path.name for path in workdir.path.iterdir() if path.name[0] != ".")
@@ -68,25 +74,32 @@ def conclude(source: data.ImageSource | Pairs, workdir: Workdir, seconds: float)
             f"{source.skipped[0]}"
         )
     print(
-        f"done     held-out accuracy {row['accuracy']:.2%}, loss {row['loss']:.3f}, "
+        f"done     held-out {_in_words(row, scores)}, loss {row['loss']:.3f}, "
         f"in {duration(seconds)}\nwrote    {', '.join(names)} to {workdir.path}",
         flush=True,
     )
 
 
-def of_finished(workdir: Workdir, step: int, total_steps: int) -> str:
+def _in_words(row: Mapping[str, float], scores: Sequence[str]) -> str:
+    return ", ".join(f"{name} {row[name]:.2%}" for name in scores if row.get(name) is not None)
+
+
+def of_finished(
+    workdir: Workdir, step: int, total_steps: int, scores: Sequence[str] = ("accuracy",)
+) -> str:
     """Returns the line of a run that has nothing left to train.
 
     Args:
         workdir: its folder.
         step: that it reached.
         total_steps: that are asked for now.
+        scores: of the task.
     """
-    accuracy = workdir.metrics.last("eval")["accuracy"]
+    reached = _in_words(workdir.metrics.last("eval"), scores)
     asked = f", further than the {total_steps} asked for" if step > total_steps else ""
     return (
-        f"already trained to step {step} in {workdir.path}{asked}: held-out accuracy "
-        f"{accuracy:.2%}; to train anew use another --workdir or remove it"
+        f"already trained to step {step} in {workdir.path}{asked}: held-out "
+        f"{reached}; to train anew use another --workdir or remove it"
     )
 
 

@@ -31,14 +31,15 @@ class TrainConfig:
         model: called with `image_size`, `channels` and `num_classes`, returns a Keras model that
             maps images in [-1, 1] to logits; `@VMoE`, `@ViT`, `@EfficientEnsemble` or
             `@from_variant` in gin. Of image-text pairs it is called with `image_size`, `channels`,
-            `vocabulary_size`, `text_length` and `eos_id`: `@LIMoE` or `@TwoTower`.
+            `vocabulary_size`, `text_length` and `eos_id`: `@LIMoE` or `@TwoTower`. Of images with
+            boxes with `backbone`, `num_classes` and `class_names`: `@RetinaNet`.
         optimizer: called with `total_steps` and `steps_per_epoch`, returns a Keras optimizer;
             `@adamw`, `@sgd` or `@adafactor` in gin.
         dataset: called without arguments, returns an `ImageSource`, or image-text pairs;
-            `@dataset` or `@pairs` in gin.
+            `@dataset`, `@pairs` or `@boxes` in gin.
         image_size: side of the images in pixels, as the model sees them.
         crop: how a training image becomes a square: `@InceptionCrop()` or `@CentralCrop()` in gin;
-            None: it is squashed.
+            None: it is squashed. Images with boxes take `@ScaleJitter()`; None fits them in.
         eval_crop: the same of held-out images.
         augment: what happens to a training image then: `@Augment()`, `@Flip()`, `@RandAugment()`,
             `@ColorJitter()`, `@RandomErasing()` in gin, or several of them, `(@Flip(), ...)`.
@@ -48,6 +49,8 @@ class TrainConfig:
             length, so it holds that many times fewer images.
         cache: keep the encoded images in memory after they were read once.
         channels: 1 or 3; None: as the data has them.
+        backbone: of a detector: called with `image_size`, `channels` and `num_classes=None`;
+            `@AsViT` in gin.
         loss: "softmax" or "sigmoid".
         label_smoothing: share of the probability that is spread over all classes.
         init_from: start from the weights of a run's workdir, a `.keras` or `.npz` file, or a
@@ -91,6 +94,7 @@ class TrainConfig:
     repeats: int = 1
     cache: bool = False
     channels: int | None = None
+    backbone: Callable[..., Any] | None = None
     loss: str = "softmax"
     label_smoothing: float = 0.0
     init_from: str | None = None
@@ -117,8 +121,10 @@ class TrainConfig:
     mesh: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("model", "optimizer", "dataset"):
+        for name in ("model", "optimizer", "dataset", "backbone"):
             value = getattr(self, name)
+            if name == "backbone" and value is None:
+                continue
             # A built model is callable too, but makes no model.
             if not (inspect.isroutine(value) or inspect.isclass(value)):
                 raise ValueError(
@@ -190,7 +196,7 @@ class TrainConfig:
         """
         return self.steps or max(round(self.epochs * steps_per_epoch), 1)
 
-    def image_channels(self, source: data.ImageSource | Pairs) -> int:
+    def image_channels(self, source: data.ImageSource | data.BoxSource | Pairs) -> int:
         """Returns the channels of the images, as the model sees them.
 
         Args:

@@ -83,12 +83,15 @@ def _register_all() -> None:
     _register(factory(models.AsViT), "AsViT")
     _register(factory(models.LIMoE), "LIMoE")
     _register(factory(models.TwoTower), "TwoTower")
+    _register(factory(models.AsViT), "AsViT")
+    _register(factory(models.RetinaNet), "RetinaNet")
     _register(factory(models.from_variant), "from_variant")
     _register(factory(data.load), "dataset")
     _register(factory(pairs.load), "pairs")
+    _register(factory(data.load_boxes), "boxes")
     _register(factory(superclasses), "superclasses")
     for part in (
-        *(data.InceptionCrop, data.CentralCrop),
+        *(data.InceptionCrop, data.CentralCrop, data.ScaleJitter),
         *(data.Augment, data.Flip, data.RandAugment, data.ColorJitter, data.RandomErasing),
         *(data.Mixup, data.CutMix),
     ):

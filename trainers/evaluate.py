@@ -26,10 +26,11 @@ calibrated (negative log-likelihood, Brier score, expected calibration error in 
 each MoE layer which share of the choices got no slot; of a router of whole images, how often it
 finds the super-class. Probabilities are here the softmax of the logits, also where the loss was
 'sigmoid': the calibration says little then, and a note says so. Of an ensemble, the members' mean
-probability is what is evaluated. With --sweep the same weights route in many ways, without
-training: choices per token (k), capacity factor (C), vanilla or batch priority. It prints a table
-and writes sweep.png, sweep.csv and sweep.json: accuracy against capacity, measured MACs (experts on
-the choices that were kept) and measured time (medians of interleaved rounds).
+probability is what is evaluated. Of a detector of objects it prints COCO's average precision alone.
+With --sweep the same weights route in many ways, without training: choices per token (k), capacity
+factor (C), vanilla or batch priority. It prints a table and writes sweep.png, sweep.csv and
+sweep.json: accuracy against capacity, measured MACs (experts on the choices that were kept) and
+measured time (medians of interleaved rounds).
 
   keras-vmoe evaluate --workdir=workdir/quickstart-seed0
   keras-vmoe evaluate --workdir=workdir/quickstart-seed0 --sweep --num_selected=1,2
@@ -96,7 +97,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     model_flags.check(values, words, "evaluate")
     sweep = _sweep_arguments(values)
-    model = model_flags.load_trained(values)
+    model = model_flags.load_trained(values, boxes=None)
+    if model.detects:
+        return _detect(values, model)
     settings = _settings(model, sweep) if values.sweep else []
     source = _source(values, model)
     batches = _Batches(model, source.eval, values)
@@ -203,6 +206,43 @@ def even_batch_size(images: int, wanted: int, group: int) -> int:
 
 
 # What is measured.
+
+
+def _detect(values: flags.FlagValues, model: Trained) -> int:
+    """Prints COCO's average precision of a detector, as its run did."""
+    from keras_vmoe.trainers import detection
+    from keras_vmoe.trainers.work_progress import WorkProgress
+
+    for name in ("sweep", "dataset", "dense_workdir"):
+        if values[name].present:
+            raise UsageError(
+                f"evaluate: --{name} is of classifiers, and {model.origin} is a detector of "
+                "objects; leave it out (other images with boxes: --gin_file)"
+            )
+    source = model.source
+    detection.require_same_classes(model.model, source)
+    count = source.eval.num_examples
+    size = min(values.batch_size or model.config.eval_batch_size, count)
+    batches = detection.held_out_batches(source, size, model.image_size, model.channels)
+    steps = math.ceil(count / size)
+    if values.batches is not None:
+        steps = min(steps, values.batches)
+        batches = batches.take(steps)
+    images = min(steps * size, count)
+    print(
+        f"model    {type(model.model).__name__} of {model.origin}\n"
+        f"data     {source.name}: {images:,} held-out images, {source.num_classes} classes",
+        flush=True,
+    )
+    progress = WorkProgress(total_work=float(steps))
+    progress.begin("objects", work=float(steps))
+    done = itertools.count(1)
+    found = detection.coco_result(
+        model.model, batches, on_batch=lambda: progress.advance(next(done) / steps)
+    )
+    progress.print(f"result   {found.words()}")
+    print("\n".join(aligned(detection.table(found, source.class_names), num_left=1)))
+    return 0
 
 
 def _evaluate(model: Trained, batches: _Batches) -> None:

@@ -8,8 +8,12 @@ from typing import Any
 
 import keras
 
-from keras_vmoe import checkpoints
+from keras_vmoe import checkpoints, models
 from keras_vmoe.trainers import trained
+
+# What a detector makes anew when it starts from a classifier, and what it leaves behind.
+_OF_DETECTORS = (r"P\d_norm/", "fpn_", r"(boxes|classes)_head_")
+_OF_CLASSIFIERS = ("encoder_norm/",)
 
 
 def initialize(
@@ -33,6 +37,8 @@ def initialize(
         ValueError: if it holds no weights, or those of another architecture.
     """
     fresh = () if keep_head else checkpoints.FRESH
+    if isinstance(model, models.RetinaNet) and not keep_head:
+        fresh = (*fresh, *_OF_CLASSIFIERS, *_OF_DETECTORS)
     try:
         source = source_of(path)
         _check_channels(source, model)
@@ -62,4 +68,4 @@ def source_of(path: str) -> keras.Model | Mapping[str, Any]:
             f"--init_from={path}: there is no such file or folder; give a run's workdir, a .keras "
             "file, a .npz file, or the prefix of a released checkpoint"
         )
-    return trained.load(place, pairs=None).model
+    return trained.load(place, pairs=None, boxes=None).model

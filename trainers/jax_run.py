@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vmoe import distribution, models
+from keras_vmoe import data, distribution, models
 from keras_vmoe.distribution.grid import parse_sizes
 from keras_vmoe.trainers import announcements, gin_config, optimizers, results
 from keras_vmoe.trainers.averaging import averaged_weights
@@ -60,9 +60,10 @@ class JaxRun:
         self.mesh = make_mesh(config.mesh)
         keras.utils.set_random_seed(config.seed)
         self.source = config.dataset()
-        if isinstance(self.source, Pairs):
+        if isinstance(self.source, Pairs | data.BoxSource):
+            what = "image-text pairs" if isinstance(self.source, Pairs) else "images with boxes"
             raise ValueError(
-                f"{self.source.name!r} holds image-text pairs, on which training on JAX is not "
+                f"{self.source.name!r} holds {what}, on which training on JAX is not "
                 "built; train on TensorFlow: unset KERAS_BACKEND"
             )
         self.task = Classification(config, self.source)

@@ -108,27 +108,33 @@ def numbers(
     return found
 
 
-def load_trained(values: flags.FlagValues, pairs: bool | None = False) -> Trained:
+def load_trained(
+    values: flags.FlagValues, pairs: bool | None = False, boxes: bool | None = False
+) -> Trained:
     """Returns the model of the flags.
 
     Args:
         values: the flags.
-        pairs: as of `trained.load`.
+        pairs, boxes: as of `trained.load`.
 
     Raises:
         ValueError: another backend than TensorFlow, and what `trained.load` raises.
     """
     path = values.workdir or values.model
-    return load_trained_from(path, values.gin_file, values.gin_bindings, pairs)
+    return load_trained_from(path, values.gin_file, values.gin_bindings, pairs, boxes)
 
 
 def load_trained_from(
-    path: str, gin_files: Sequence[str], gin_bindings: Sequence[str], pairs: bool | None
+    path: str,
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str],
+    pairs: bool | None,
+    boxes: bool | None = False,
 ) -> Trained:
     """Returns the model of a run or a file, for commands with flags of their own.
 
     Args:
-        path, gin_files, gin_bindings, pairs: as of `trained.load`.
+        path, gin_files, gin_bindings, pairs, boxes: as of `trained.load`.
 
     Raises:
         ValueError: another backend than TensorFlow, and what `trained.load` raises.
@@ -141,7 +147,7 @@ def load_trained_from(
         raise ValueError(
             f"KERAS_BACKEND={backend!r}, but this command runs on TensorFlow; unset KERAS_BACKEND"
         )
-    return trained.load(path, gin_files, gin_bindings, pairs)
+    return trained.load(path, gin_files, gin_bindings, pairs, boxes)
 
 
 def load_sources(values: flags.FlagValues, model: Trained) -> list[data.ImageSource]:

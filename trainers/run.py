@@ -76,9 +76,10 @@ class Run:
         keras.utils.set_random_seed(config.seed)
         self.source = self._load_source()
         self.task = make_task(config, self.source)
+        self._measurements = (*config.measurements, *self.task.measurements)
         self.steps_per_epoch = self.source.train.steps_per_epoch(config.batch_size)
         self.total_steps = config.total_steps(self.steps_per_epoch)
-        self.notices = [line for one in config.measurements for line in one.prepare(self.source)]
+        self.notices = [line for one in self._measurements for line in one.prepare(self.source)]
         with self._strategy.scope():
             self.model, self._optimizer = self._build()
         if replicas > 1:
@@ -122,7 +123,7 @@ class Run:
                 meshed.copy_to_mesh(model, self.model, self._mesh)
         self.loop.feed(self._distribute(self._training_batches, config.batch_size))
 
-    def _load_source(self) -> data.ImageSource | Pairs:
+    def _load_source(self) -> data.ImageSource | data.BoxSource | Pairs:
         """The data; of pairs with the tokenizer that the run, if there is one, was begun with."""
         source = self.config.dataset()
         if isinstance(source, Pairs) and self._chief.has_checkpoints():
@@ -238,15 +239,19 @@ class Run:
         now = self.workdir.metrics.last("eval", self.step)
         if not self.config.keep_best or now is None:
             return
+        # Between the steps of several processes nothing is measured but the accuracy.
+        score = next((name for name in self.task.scores if name in now), "accuracy")
         # Of the best checkpoint's own evaluation; a resume may have cut that one off.
         best_step = self.checkpoints.best_step
         best = None if best_step is None else self.workdir.metrics.last("eval", best_step)
-        if best is None or now["accuracy"] > best["accuracy"]:
+        if best is None or now[score] > best[score]:
             self._save(self.checkpoints.save_best)
 
     def _due_measurements(self) -> list[Measurement]:
         ended = self.step >= self.total_steps
-        return [one for one in self.config.measurements if ended or one.is_due(self.step)]
+        if self.loop.several_processes:
+            return []
+        return [one for one in self._measurements if ended or one.is_due(self.step)]
 
     def _bring_back_workdir(self) -> None:
         """Makes a workdir again that vanished while the run goes on."""
@@ -425,7 +430,8 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
     with own.locked(), StopSignal() as stop:
         run = Run(config, own, stop, chief=workdir)
         if run.finished():
-            print(announcements.of_finished(workdir, run.first_step, run.total_steps))
+            steps, scores = (run.first_step, run.total_steps), run.task.scores
+            print(announcements.of_finished(workdir, *steps, scores))
             return 0
         _introduce(run)
         try:
@@ -437,7 +443,7 @@ def execute(config: TrainConfig, workdir: Workdir) -> int:
                 file=sys.stderr,
             )
             return request.exit_code
-    announcements.conclude(run.source, own, time.monotonic() - began)
+    announcements.conclude(run.source, own, time.monotonic() - began, run.task.scores)
     return 0
 
 

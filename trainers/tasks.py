@@ -1,4 +1,4 @@
-"""What a run can learn: to classify images, or to tell pairs of images and texts apart."""
+"""What a run can learn: classes of images, which image and text belong together, objects."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import tensorflow as tf
 from keras_vmoe import data, models, ops
 from keras_vmoe.trainers import results
 from keras_vmoe.trainers.config import TrainConfig
+from keras_vmoe.trainers.detection import Detection
+from keras_vmoe.trainers.measurement import Measurement
 from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.workdir import Workdir
 
@@ -22,10 +24,14 @@ class Task(Protocol):
     Attributes:
         examples: what a batch holds, in words.
         facts: what the data holds beside them, in words; empty where there is nothing to say.
+        scores: the numbers of an evaluation that tell how good a model is, the main one first.
+        measurements: what is measured at every evaluation, beside what the config asks for.
     """
 
     examples: str
     facts: str
+    scores: tuple[str, ...]
+    measurements: tuple[Measurement, ...]
 
     def make_model(self) -> keras.Model:
         """Returns a fresh model for the data."""
@@ -55,9 +61,11 @@ class Classification:
     """
 
     examples = "images"
+    scores, measurements = ("accuracy",), ()
 
     def __init__(self, config: TrainConfig, source: data.ImageSource) -> None:
         self._config, self._source = config, source
+        _refuse_backbone(config, source.name)
         self.facts = f"{source.num_classes} classes"
 
     def make_model(self) -> keras.Model:
@@ -116,9 +124,11 @@ class Contrast:
     """
 
     examples = "pairs"
+    scores, measurements = ("accuracy",), ()
 
     def __init__(self, config: TrainConfig, pairs: Pairs) -> None:
         self._config, self._pairs = config, pairs
+        _refuse_backbone(config, pairs.name)
         defaults = {"mix": None, "repeats": 1, "label_smoothing": 0.0, "upcycle": False}
         defaults["retokenization"] = ()
         for name, default in (*defaults.items(), ("loss", "softmax")):
@@ -180,6 +190,13 @@ class Contrast:
         results.save_model(models.ImageTextModel(model, tokenizer.model), workdir)
 
 
+def _refuse_backbone(config: TrainConfig, name: str) -> None:
+    if config.backbone is not None:
+        raise ValueError(
+            f"train.backbone is of object detection, but {name!r} holds no boxes: leave it out"
+        )
+
+
 def _training(
     config: TrainConfig,
     source: data.ImageSource | Pairs,
@@ -227,7 +244,7 @@ def _reading(
     }
 
 
-def verify(source: data.ImageSource | Pairs) -> None:
+def verify(source: data.ImageSource | data.BoxSource | Pairs) -> None:
     """Has the data name a file that cannot be decoded, which TensorFlow's errors do not.
 
     Args:
@@ -240,7 +257,7 @@ def verify(source: data.ImageSource | Pairs) -> None:
     data.verify(source.eval)
 
 
-def make_task(config: TrainConfig, source: data.ImageSource | Pairs) -> Task:
+def make_task(config: TrainConfig, source: data.ImageSource | data.BoxSource | Pairs) -> Task:
     """Returns what a run learns of its data.
 
     Args:
@@ -252,4 +269,6 @@ def make_task(config: TrainConfig, source: data.ImageSource | Pairs) -> Task:
     """
     if isinstance(source, Pairs):
         return Contrast(config, source)
+    if isinstance(source, data.BoxSource):
+        return Detection(config, source)
     return Classification(config, source)

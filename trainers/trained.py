@@ -23,6 +23,10 @@ from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.tasks import make_task
 from keras_vmoe.trainers.workdir import Workdir
 
+_DETECTOR = (
+    "is a detector of objects, which this command does not take; see keras-vmoe evaluate and "
+    "figures"
+)
 _WRONG_KIND = {
     False: "is a model of image-text pairs, without classes of its own; see keras-vmoe zeroshot, "
     "retrieval and fewshot",
@@ -49,7 +53,7 @@ class Trained:
     Attributes:
         path: the run's workdir, or the model's file.
         model: from images in [-1, 1] to logits; of an ensemble, those of its members' mean
-            probability. Or of image-text pairs, a `models.PairModel`.
+            probability. Or of image-text pairs, a `models.PairModel`; or a `models.RetinaNet`.
         class_names: a name per logit; empty where they are not known.
         origin: where the weights are from, in words.
         gin_files: say the data: the run's config first, then those that were given.
@@ -78,6 +82,11 @@ class Trained:
     @property
     def _of_images(self) -> keras.Model:
         return self.model.image_encoder if self.tokenizer else self.model
+
+    @property
+    def detects(self) -> bool:
+        """Whether the model finds objects, which is no classifier then."""
+        return isinstance(self.model, models.RetinaNet)
 
     @property
     def num_classes(self) -> int:
@@ -109,8 +118,8 @@ class Trained:
         return self.config.image_losses(labels, logits)
 
     @functools.cached_property
-    def source(self) -> data.ImageSource | Pairs:
-        """The images of the gin files, or their image-text pairs.
+    def source(self) -> data.ImageSource | data.BoxSource | Pairs:
+        """The images of the gin files, with classes, texts or boxes.
 
         Raises:
             ValueError: if none are known.
@@ -123,6 +132,11 @@ class Trained:
                 source = config.dataset()
             except TypeError as error:  # gin: `name` is not bound
                 raise ValueError(_NO_DATA.format(path=self.path)) from error
+        if self.detects != isinstance(source, data.BoxSource):
+            raise ValueError(
+                f"{source.name} is no data for {self.origin}: detectors of objects take images "
+                "with boxes, and other models images without"
+            )
         if self.tokenizer and not isinstance(source, Pairs):
             raise ValueError(
                 f"{source.name} holds labelled images, but {self.origin} is a model of image-text "
@@ -181,6 +195,7 @@ def load(
     gin_files: Sequence[str] = (),
     gin_bindings: Sequence[str] = (),
     pairs: bool | None = False,
+    boxes: bool | None = False,
 ) -> Trained:
     """Loads a trained model.
 
@@ -192,6 +207,7 @@ def load(
         gin_files: other data to evaluate on, such as "data/fashion_mnist.gin".
         gin_bindings: bindings such as "dataset.name='cifar10'", which win.
         pairs: whether a model of image-text pairs is wanted, or one of images; None takes either.
+        boxes: whether a detector of objects is wanted, or another model; None takes either.
 
     Returns:
         A `Trained`. What gin is set to elsewhere in the process stays as it is.
@@ -222,7 +238,14 @@ def load(
         found = _load_run(place, files, bindings)
     else:
         found = _load_file(place).trained(place, str(place), files, bindings)
-    if pairs is not None and pairs != (found.tokenizer is not None):
+    if boxes is not None and boxes != found.detects:
+        why = (
+            _DETECTOR
+            if found.detects
+            else "is no detector of objects; give a run on images with boxes"
+        )
+        raise ValueError(f"{found.origin} {why}")
+    if not found.detects and pairs is not None and pairs != (found.tokenizer is not None):
         raise ValueError(f"{found.origin} {_WRONG_KIND[pairs]}")
     return found
 
@@ -336,6 +359,8 @@ def _load_file(file: Path) -> _Weights:
                 "those in (-1, 1); use its own encode_image and encode_text"
             )
         return _Weights(model.model, (), model.tokenizer)
+    if isinstance(model, models.RetinaNet):
+        return _Weights(model, model.class_names)
     names: tuple[str, ...] = ()
     if isinstance(model, models.Classifier):
         model, names = _logits_model(model), tuple(model.class_names)
@@ -390,6 +415,8 @@ def _from_checkpoint(folder: Path, config_file: Path) -> tuple[_Weights, int, in
     model.set_weights(averaged)
     if isinstance(source, Pairs):
         found = _Weights(model, (), source.tokenizer)
+    elif isinstance(source, data.BoxSource):
+        found = _Weights(model, source.class_names)
     else:
         model = models.averaged_prediction(model, config.loss)
         found = _Weights(model, source.class_names)

@@ -32,6 +32,7 @@ OF_MEASURING = frozenset(
         *(f"ZeroShot.{name}" for name in ("dataset", "class_names", "templates", "every")),
         *("ZeroShot.batch_size", "ZeroShot.crop"),
         *("dataset.data_dir", "dataset.verify", "pairs.data_dir", "pairs.verify"),
+        "boxes.data_dir",
         "pairs.vocabulary",  # whose content is compared
     )
 )

@@ -8,7 +8,7 @@ same for images with captions, `load_boxes` and `make_boxes` for images with box
 
 from keras_vmoe.data.augment import Augment, Flip
 from keras_vmoe.data.augmentation import Augmentation
-from keras_vmoe.data.box_pipeline import make_boxes
+from keras_vmoe.data.box_pipeline import NO_CLASS, make_boxes
 from keras_vmoe.data.box_registry import list_boxes, load_boxes
 from keras_vmoe.data.boxes import BoxSource, box_arrays, read_boxes
 from keras_vmoe.data.color_jitter import ColorJitter
@@ -37,6 +37,7 @@ from keras_vmoe.data.source import ArraySplit, FileSplit, ImageSource, Split, St
 __all__ = [
     "DIGIT_WORDS",
     "GARMENT_WORDS",
+    "NO_CLASS",
     "ArraySplit",
     "Augment",
     "Augmentation",

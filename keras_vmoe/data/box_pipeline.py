@@ -88,7 +88,7 @@ def make_boxes(
         >>> batch["image"].shape, batch["boxes"].shape
         (TensorShape([4, 64, 64, 1]), TensorShape([4, 6, 4]))
         >>> batch["classes"][0].numpy().tolist()
-        [8, 4, 2, 6, 3, -1]
+        [2, 3, 3, 4, 5, -1]
     """
     require_boxes(split)
     _check(image_size, channels, jitter, max_boxes)

@@ -2,6 +2,7 @@
 objects detected, accuracy against capacity.
 """
 
+from keras_vmoe.evaluation.coco import COCO_METRICS as COCO_METRICS
 from keras_vmoe.evaluation.coco import CocoMetrics as CocoMetrics
 from keras_vmoe.evaluation.coco import CocoResult as CocoResult
 from keras_vmoe.evaluation.coco import coco_words as coco_words

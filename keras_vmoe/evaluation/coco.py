@@ -13,7 +13,7 @@ import numpy as np
 from keras_vmoe.ops.validation import require
 
 #: The numbers of pycocotools' summary, in its order, that are kept.
-METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+COCO_METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 _RECALL = ("AR_1", "AR_10", "AR_100")
 
 
@@ -48,7 +48,7 @@ def coco_words(metrics: dict[str, float]) -> str:
     >>> coco_words({"AP": 0.4561, "AP50": 0.81, "AP75": 0.44, "AP_small": 0.1})
     'AP 45.61%  AP50 81.00%  AP75 44.00%'
     """
-    return "  ".join(f"{name} {metrics[name]:.2%}" for name in METRICS[:3] if name in metrics)
+    return "  ".join(f"{name} {metrics[name]:.2%}" for name in COCO_METRICS[:3] if name in metrics)
 
 
 class CocoMetrics:
@@ -151,7 +151,7 @@ class CocoMetrics:
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        names = (*METRICS, *_RECALL)
+        names = (*COCO_METRICS, *_RECALL)
         numbers = [float(x) if x >= 0 else float("nan") for x in evaluation.stats[: len(names)]]
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
         per_class = np.where(precision < 0, np.nan, precision).reshape(-1, self.num_classes)

@@ -135,7 +135,10 @@ class RetinaNet(FunctionalModel):
             convolutions = head(kind, width, head_depth, anchors.per_place * values, start, policy)
             outputs[kind] = on_all_levels(kind, features, convolutions, values)
         super().__init__(inputs=backbone.inputs[0], outputs=outputs, name=name)
-        self.backbone, self.anchors = backbone, anchors
+        self.anchors = anchors
+        # Past Keras' tracking: its layers are in this graph, but for levels that nothing looks at,
+        # whose weights would get no gradient.
+        object.__setattr__(self, "backbone", backbone)
         self.class_names = tuple(str(one) for one in class_names)
         self.arguments = {
             n: x for n, x in arguments.items() if n not in ("backbone", "name", "dtype")

@@ -26,6 +26,7 @@ FIGURES = {
     "quality_cost": "accuracy over training FLOPs and time, dense and sparse (--runs)",
     "capacity": "accuracy over capacity at inference, vanilla and BPR (dense line with --runs)",
     "dropped_patches": "the patches that are dropped at C = 1, 0.5, 0.2 and 0.1, on images",
+    "detections": "images with their objects and those that a detector finds",
     "expert_class": "which classes each expert works on, early and late",
     "expert_position": "where in the image each expert's patches lie",
     "router_value": "accuracy when routers are replaced by random ones",
@@ -277,6 +278,13 @@ def _introduce(inputs: Inputs) -> None:
             f"model    {subject.name}: {subject.model.count_params():,} parameters, "
             f"{len(subject.moe) or len(models.image_moe_layers(subject.model))} MoE layers\n"
             f"images   {subject.num_images:,} held out of {subject.data_name}",
+            flush=True,
+        )
+    if inputs.detector is not None:
+        found = inputs.detector
+        print(
+            f"model    {found.name}: {found.model.count_params():,} parameters, a detector of "
+            f"objects\nimages   {found.num_images:,} held out of {found.source.name}",
             flush=True,
         )
     if inputs.folders:

@@ -13,11 +13,13 @@ import tensorflow as tf
 from absl import flags
 
 from keras_vmoe import analysis, layers, models
-from keras_vmoe.trainers import model_flags, trained
+from keras_vmoe.trainers import detection, model_flags, trained
 from keras_vmoe.trainers.figures.runs import summarise, tell_apart
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _BATCH = 256
+# Images that the figure of a detector shows.
+DETECTED_IMAGES = 8
 # Running eagerly with records takes about so many times the time of a compiled pass.
 STATISTICS_WORK = 3.0
 # And compiling a model that of so many passes over a batch.
@@ -100,6 +102,35 @@ class Subject:
         return hits / count
 
 
+class DetectorSubject:
+    """A trained detector of objects with its held-out images.
+
+    Args:
+        path: a run's workdir, or a `.keras` file.
+        loaded: what lies there.
+        values: what the command line says of the images.
+
+    Raises:
+        ValueError: images of other classes, or --dataset, which has no boxes.
+    """
+
+    def __init__(self, path: Path, loaded: trained.Trained, values: flags.FlagValues) -> None:
+        if values.dataset:
+            raise ValueError(
+                f"--dataset={values.dataset[0]}: {path} is a detector of objects, whose images "
+                "come with boxes; give --gin_file"
+            )
+        detection.require_same_classes(loaded.model, loaded.source)
+        self.model, self.name, self.source = loaded.model, path.absolute().stem, loaded.source
+        self.num_images = min(DETECTED_IMAGES, self.source.eval.num_examples)
+
+    def found(self) -> list[detection.Found]:
+        """What is found in the first images."""
+        _, size, _, channels = self.model.input_shape
+        batches = detection.held_out_batches(self.source, self.num_images, size, channels)
+        return list(detection.find_objects(self.model, batches.take(1)))
+
+
 class Inputs:
     """Everything that figures are made from, each read when it is first asked for.
 
@@ -119,7 +150,18 @@ class Inputs:
     @functools.cached_property
     def subject(self) -> Subject | None:
         """The model that is looked at, and its images."""
-        return None if self.path is None else Subject(self.path, self.values)
+        if self.path is None or self.detector is not None:
+            return None
+        return Subject(self.path, self.values)
+
+    @functools.cached_property
+    def detector(self) -> DetectorSubject | None:
+        """The detector of objects that is looked at, and its images."""
+        if self.path is None:
+            return None
+        values = self.values
+        loaded = trained.load(self.path, values.gin_file, values.gin_bindings, None, None)
+        return DetectorSubject(self.path, loaded, values) if loaded.detects else None
 
     @functools.cached_property
     def runs(self) -> list[analysis.RunSummary]:

@@ -38,6 +38,8 @@ class Recipe(NamedTuple):
 
 
 def _dense(inputs: Inputs) -> str | None:
+    if inputs.detector is not None:
+        return f"needs a classifier, and {inputs.detector.name} is a detector of objects"
     if inputs.subject is None:
         return "needs a model with experts: --workdir=DIR"
     if not (inputs.subject.moe or models.is_sparse(inputs.subject.model)):
@@ -94,6 +96,10 @@ def _no_sweep(inputs: Inputs) -> str | None:
     if not figures.swept(inputs.runs):
         return "needs --runs that differ in num_experts, num_selected or placement"
     return None
+
+
+def _no_detector(inputs: Inputs) -> str | None:
+    return "needs a detector of objects" if inputs.detector is None else None
 
 
 def _is_top_k(run: analysis.RunSummary) -> bool:
@@ -182,6 +188,24 @@ def _router_value(inputs: Inputs, path: Path) -> None:
     figures.plot_router_value(value, path)
 
 
+def _detections(inputs: Inputs, path: Path) -> None:
+    step = inputs.counted("detections", calls=1, compiled=1)
+    found = inputs.detector.found()
+    pictures = [
+        figures.DetectedObjects(
+            one.image,
+            one.boxes * one.scale,
+            one.classes,
+            one.found_boxes * one.scale,
+            one.scores,
+            one.found_classes,
+        )
+        for one in found
+    ]
+    step()
+    figures.plot_detections(pictures, path, inputs.detector.source.class_names)
+
+
 # From several models.
 
 
@@ -250,6 +274,7 @@ RECIPES: dict[str, Recipe] = {
     "dropped_patches": Recipe(
         _no_top_k, lambda _: 2 * len(SHOWN_CAPACITIES) * STATISTICS_WORK, _dropped_patches
     ),
+    "detections": Recipe(_no_detector, lambda _: 1 + COMPILE_WORK, _detections),
     "expert_class": Recipe(_dense, _nothing, _expert_class, records=True),
     "expert_position": Recipe(_no_experts, _nothing, _expert_position, records=True),
     "router_value": Recipe(_no_experts, _router_value_calls, _router_value),

@@ -191,16 +191,17 @@ def _compile(values: flags.FlagValues) -> int:
 
 
 def _classes_and_channels(config: TrainConfig, given: int | None) -> tuple[int, int]:
+    from keras_vmoe import data
     from keras_vmoe.trainers.pairs import Pairs
 
     # None of a dataset by another reference.
     if known := given or NUM_CLASSES.get(gin_config.bound("dataset.name")):
         return known, config.channels or 3
     source = config.dataset()
-    if isinstance(source, Pairs):
+    if isinstance(source, Pairs | data.BoxSource):
+        what = "image-text pairs" if isinstance(source, Pairs) else "images with boxes"
         raise ValueError(
-            f"{source.name!r} holds image-text pairs: what such a run needs on a TPU cannot be "
-            "told yet"
+            f"{source.name!r} holds {what}: what such a run needs on a TPU cannot be told yet"
         )
     return source.num_classes, config.image_channels(source)
 

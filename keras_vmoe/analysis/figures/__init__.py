@@ -7,6 +7,8 @@ from keras_vmoe.analysis.figures.buffers import plot_buffers as plot_buffers
 from keras_vmoe.analysis.figures.capacity import plot_capacity as plot_capacity
 from keras_vmoe.analysis.figures.confusion import plot_confusion as plot_confusion
 from keras_vmoe.analysis.figures.confusion_graph import plot_confusion_graph as plot_confusion_graph
+from keras_vmoe.analysis.figures.detections import DetectedObjects as DetectedObjects
+from keras_vmoe.analysis.figures.detections import plot_detections as plot_detections
 from keras_vmoe.analysis.figures.dropped_patches import plot_dropped_patches as plot_dropped_patches
 from keras_vmoe.analysis.figures.expert_class import plot_expert_class as plot_expert_class
 from keras_vmoe.analysis.figures.expert_modality import plot_expert_modality as plot_expert_modality
