@@ -50,7 +50,7 @@ class TrainConfig:
         cache: keep the encoded images in memory after they were read once.
         channels: 1 or 3; None: as the data has them.
         backbone: of a detector: called with `image_size`, `channels` and `num_classes=None`;
-            `@AsViT` in gin.
+            `@AsViT` or `@from_variant` in gin.
         loss: "softmax" or "sigmoid".
         label_smoothing: share of the probability that is spread over all classes.
         init_from: start from the weights of a run's workdir, a `.keras` or `.npz` file, or a

@@ -83,7 +83,6 @@ def _register_all() -> None:
     _register(factory(models.AsViT), "AsViT")
     _register(factory(models.LIMoE), "LIMoE")
     _register(factory(models.TwoTower), "TwoTower")
-    _register(factory(models.AsViT), "AsViT")
     _register(factory(models.RetinaNet), "RetinaNet")
     _register(factory(models.from_variant), "from_variant")
     _register(factory(data.load), "dataset")

@@ -117,7 +117,7 @@ class Detection:
 
 def _check(config: TrainConfig, source: data.BoxSource) -> None:
     defaults = {"mix": None, "repeats": 1, "label_smoothing": 0.0, "upcycle": False}
-    defaults |= {"loss": "softmax", "augment": None, "eval_crop": None}
+    defaults |= {"loss": "softmax", "augment": None, "eval_crop": None, "retokenization": ()}
     for name, default in defaults.items():
         value = getattr(config, name)
         if value != default:

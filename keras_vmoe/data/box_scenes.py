@@ -27,7 +27,7 @@ def load_digit_scenes() -> BoxSource:
     Raises:
         ImportError: if scikit-learn is not installed.
     """
-    return compose(digits.load_digits(), "digit_scenes")
+    return compose(digits.load_digits(), "digit_scenes", NUM_TRAIN, NUM_VALIDATION)
 
 
 def load_garment_scenes(data_dir: str | None = None) -> BoxSource:
@@ -45,14 +45,15 @@ def load_garment_scenes(data_dir: str | None = None) -> BoxSource:
         ValueError: if one is damaged.
     """
     name = "garment_scenes"
-    return compose(idx.load_idx_folder(idx.find_folder(data_dir, name)), name)
+    scans = idx.load_idx_folder(idx.find_folder(data_dir, name))
+    return compose(scans, name, NUM_TRAIN, NUM_VALIDATION)
 
 
 def compose(
     scans: ImageSource,
     name: str,
-    num_train: int = NUM_TRAIN,
-    num_validation: int = NUM_VALIDATION,
+    num_train: int,
+    num_validation: int,
     seed: int = 0,
 ) -> BoxSource:
     """Composes scenes of labelled grey scans: of its training scans, and of its held-out ones.

@@ -274,7 +274,7 @@ class RetinaNet(FunctionalModel):
     def get_config(self) -> dict[str, Any]:
         return {
             **self.arguments,
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "backbone": _unbuilt(keras.saving.serialize_keras_object(self.backbone)),
             "dtype": keras.saving.serialize_keras_object(self._policy),
             "name": self.name,
         }
@@ -286,6 +286,17 @@ class RetinaNet(FunctionalModel):
             for name in ("backbone", "dtype")
         }
         return cls(**{**config, **read})
+
+
+def _unbuilt(config: Any) -> Any:
+    """A config of layers that are built by being called, not each by itself when it is read.
+
+    Only so do the weights of layers within layers get the names that they have in a fresh model,
+    by which `checkpoints.transfer` finds them.
+    """
+    if isinstance(config, Mapping):
+        return {n: _unbuilt(x) for n, x in config.items() if n != "build_config"}
+    return [_unbuilt(x) for x in config] if isinstance(config, list) else config
 
 
 def _check(arguments: Mapping[str, Any]) -> None:

@@ -63,9 +63,10 @@ def test_scenes_are_the_same_each_time(source):
 
 
 def test_garments_come_from_the_folder_that_is_named(tmp_path, monkeypatch):
-    asked, digits, compose = [], data.load("digits"), box_scenes.compose
+    asked, digits = [], data.load("digits")
     monkeypatch.setattr(idx, "load_idx_folder", lambda folder: asked.append(folder) or digits)
-    monkeypatch.setattr(box_scenes, "compose", lambda *scans: compose(*scans, 2, 2))
+    for name in ("NUM_TRAIN", "NUM_VALIDATION"):
+        monkeypatch.setattr(box_scenes, name, 2)
     source = data.load_boxes("garment_scenes", data_dir=str(tmp_path), max_boxes=9)
     assert (source.name, source.max_boxes, source.num_classes) == ("garment_scenes", 9, 10)
     assert asked == [tmp_path]
