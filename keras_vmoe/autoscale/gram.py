@@ -137,12 +137,12 @@ def _attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> Any:
         return (tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True)), v),)
 
     def piece_backward(
-        q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, dy: tf.Tensor
+        q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, dy: tf.Tensor, product: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         attention = tf.nn.softmax(tf.matmul(q, k, transpose_b=True))
         # The mean of the cotangents under the attention is the output's product with its own
         # cotangent: `[t, f]` to sum in place of `[t, t]`.
-        mean = tf.reduce_sum(tf.matmul(attention, v) * dy, -1, keepdims=True)
+        mean = tf.reduce_sum(product, -1, keepdims=True)
         scores = attention * (tf.matmul(dy, v, transpose_b=True) - mean)
         return (
             tf.matmul(scores, k),
@@ -150,7 +150,9 @@ def _attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> Any:
             tf.matmul(attention, dy, transpose_a=True),
         )
 
-    def backward(dy: tf.Tensor) -> list[tf.Tensor]:
-        return in_pieces(piece_backward, query, key, value, dy)
+    result = in_pieces(piece, query, key, value)[0]
 
-    return in_pieces(piece, query, key, value)[0], backward
+    def backward(dy: tf.Tensor) -> list[tf.Tensor]:
+        return in_pieces(piece_backward, query, key, value, dy, result * dy)
+
+    return result, backward
