@@ -88,12 +88,13 @@ def keras_features(model, norm):
     return twin, lambda images: features(images)["pre_norm"]
 
 
+@pytest.mark.slow
 def test_curve_is_what_forward_accumulators_give_of_the_model():
     model, weights = random_weights(dtype="float32")
     circle = autoscale.draw_circle(np.random.default_rng(1), 32) * 20
-    curve = autoscale.trace_curve(TINY, weights, circle, num_angles=4)
+    curve = autoscale.trace_curve(TINY, weights, circle, num_angles=3)
     _, features = keras_features(model, "identity")
-    for i, angle in enumerate(np.linspace(0, 2 * np.pi, 4)):
+    for i, angle in enumerate(np.linspace(0, 2 * np.pi, 3)[:2]):
         x = np.cos(angle) * circle[:1] + np.sin(angle) * circle[1:]
         dx = -np.sin(angle) * circle[:1] + np.cos(angle) * circle[1:]
         x, dx, ddx = (tf.constant(value, "float32") for value in (x, dx, -x))
