@@ -145,6 +145,9 @@ class Workdir:
     def changes(self, text: str) -> dict[str, str]:
         """Returns what differs between a run's operative config and the one that lies here.
 
+        A parameter that this one does not have and nobody gives a value came with a later version
+        of the package: it does not differ.
+
         Args:
             text: the operative config of the run.
 
@@ -156,7 +159,7 @@ class Workdir:
         return {
             name: f"{name} {was} -> {now}"
             for name, (was, now) in sorted(values.items())
-            if was != now
+            if was != now and (name in there or gin_config.bound(name) is not None)
         }
 
     def _bindings(self) -> dict[str, str]:

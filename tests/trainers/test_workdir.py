@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from keras_vmoe.trainers import gin_config
 from keras_vmoe.trainers.workdir import Workdir, default_path
 
 CONFIG = "# Parameters for train:\ntrain.epochs = 3\ntrain.seed = 0\nVMoE.num_experts = 8\n"
@@ -50,6 +51,16 @@ def test_another_model_may_not(tmp_path):
         workdir.check_config(CONFIG.replace("8", "16"))
     with pytest.raises(ValueError, match=r"VMoE.num_experts 8 -> -"):
         workdir.check_config(CONFIG.replace("VMoE.num_experts = 8\n", ""))
+
+
+def test_a_parameter_of_a_later_version_is_no_change_unless_it_is_given(tmp_path):
+    workdir = with_run(tmp_path)
+    later = CONFIG + "train.retokenization = ((2, 16, 5),)\n"
+    gin_config.parse([], [])
+    assert workdir.check_config(later) == []
+    gin_config.parse([], ["train.retokenization = ((2, 16, 5),)"])
+    with pytest.raises(ValueError, match=r"train.retokenization - -> \(\(2, 16, 5\),\)"):
+        workdir.check_config(later)
 
 
 def test_an_empty_config_is_an_error(tmp_path):
