@@ -13,6 +13,7 @@ from keras_vmoe import data, evaluation, models
 from keras_vmoe.models.detection_pieces import class_hits
 from keras_vmoe.trainers import results
 from keras_vmoe.trainers.config import MESH, TrainConfig
+from keras_vmoe.trainers.fresh_model import fresh_model
 from keras_vmoe.trainers.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -54,16 +55,16 @@ class Detection:
             num_classes=None,
         )
         pyramid = models.feature_pyramid(backbone, config.image_size, level_norms=True)
-        model = config.model(
-            backbone=pyramid, num_classes=source.num_classes, class_names=source.class_names
+        self._model = fresh_model(
+            config.model,
+            models.RetinaNet,
+            f"{source.name!r} holds images with boxes",
+            "@RetinaNet",
+            backbone=pyramid,
+            num_classes=source.num_classes,
+            class_names=source.class_names,
         )
-        if not isinstance(model, models.RetinaNet):
-            raise ValueError(
-                f"train.model makes a {type(model).__name__}, but {source.name!r} holds images "
-                "with boxes: take @RetinaNet"
-            )
-        self._model = model
-        return model
+        return self._model
 
     def training_batches(
         self, start_step: int = 0, shards: int = 1, shard: int = 0

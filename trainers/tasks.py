@@ -11,6 +11,7 @@ from keras_vmoe import data, models, ops
 from keras_vmoe.trainers import results
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.detection import Detection
+from keras_vmoe.trainers.fresh_model import fresh_model
 from keras_vmoe.trainers.measurement import Measurement
 from keras_vmoe.trainers.pairs import Pairs
 from keras_vmoe.trainers.workdir import Workdir
@@ -148,19 +149,17 @@ class Contrast:
     def make_model(self) -> keras.Model:
         """Returns a fresh model for the images and the vocabulary."""
         tokenizer = self._pairs.tokenizer
-        model = self._config.model(
+        return fresh_model(
+            self._config.model,
+            models.PairModel,
+            f"{self._pairs.name!r} holds image-text pairs",
+            "@LIMoE or @TwoTower",
             image_size=self._config.image_size,
             channels=self._config.image_channels(self._pairs),
             vocabulary_size=tokenizer.vocabulary_size,
             text_length=tokenizer.length,
             eos_id=tokenizer.eos_id,
         )
-        if not isinstance(model, models.PairModel):
-            raise ValueError(
-                f"train.model makes a {type(model).__name__}, but {self._pairs.name!r} holds "
-                "image-text pairs: take @LIMoE or @TwoTower"
-            )
-        return model
 
     def training_batches(
         self, start_step: int = 0, shards: int = 1, shard: int = 0

@@ -11,7 +11,6 @@ import keras
 
 from keras_vmoe import layers
 from keras_vmoe.layers import effects
-from keras_vmoe.ops.validation import require
 
 # What any Keras model takes beside its own arguments.
 _OF_ANY_MODEL = {"inputs", "outputs", "name", "trainable"}
@@ -27,8 +26,31 @@ def argument_names(cls: type) -> list[str]:
     return [n for n in inspect.signature(cls.__init__).parameters if n not in ("self", "kwargs")]
 
 
+class UnknownArgument(ValueError):
+    """An argument that a model class does not have.
+
+    Args:
+        cls: the class.
+        name: of the argument.
+        value: that it was given.
+
+    Attributes:
+        cls: the class.
+    """
+
+    def __init__(self, cls: type, name: str, value: Any) -> None:
+        known = argument_names(cls)
+        close = difflib.get_close_matches(name, known, n=1)
+        super().__init__(
+            f"{cls.__name__} has no argument {name!r}. Received: {name}={value!r}. "
+            + (f"Did you mean {close[0]!r}? " if close else "")
+            + f"It has: {', '.join(known)}"
+        )
+        self.cls = cls
+
+
 def require_known(cls: type, arguments: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` that lists the arguments of a model class where it lacks one.
+    """Raises `UnknownArgument`, which lists the arguments of a model class, where it lacks one.
 
     Args:
         cls: a model class.
@@ -36,13 +58,8 @@ def require_known(cls: type, arguments: Mapping[str, Any]) -> None:
     """
     known = argument_names(cls)
     for name, value in arguments.items():
-        close = difflib.get_close_matches(name, known, n=1)
-        require(
-            name in known,
-            f"{cls.__name__} has no argument {name!r}. Received: {name}={value!r}. "
-            + (f"Did you mean {close[0]!r}? " if close else "")
-            + f"It has: {', '.join(known)}",
-        )
+        if name not in known:
+            raise UnknownArgument(cls, name, value)
 
 
 def column_as_row(values: Any) -> Any:

@@ -200,7 +200,7 @@ def test_the_run_of_workdir_is_in_the_matrix_of_k(compared, tmp_path, monkeypatc
 def test_a_run_that_is_given_twice_is_one_row_of_the_matrix(compared):
     folders = [compared / "a0", compared / "k2"]
     found = [runs.summarise(folder, vmoe()) for folder in folders]
-    given = SimpleNamespace(subject=None, path=None, folders=folders, runs=found)
+    given = SimpleNamespace(subject=None, detector=None, path=None, folders=folders, runs=found)
     assert making._k_folders(given) == folders
     given.subject = SimpleNamespace(moe=[1], tokens_choose=True)
     for path in (folders[1], folders[1] / "model.keras"):

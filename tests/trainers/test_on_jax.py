@@ -157,10 +157,12 @@ FEW_SHOT = FewShot(dataset="digits")
         ("tpu", "local"),
         ("init_from", "workdir/other"),
         ("few_shot", FEW_SHOT),
+        ("retokenization", ((1, 16, 5),)),
     ],
 )
 def test_what_only_tensorflow_has_is_refused(name, value):
     config = {"distribution": "one_device", "tpu": None, "init_from": None, "measurements": ()}
+    config["retokenization"] = ()
     jax_run.require_supported(types.SimpleNamespace(**config))
     given = {"measurements": (value,)} if name == "few_shot" else {name: value}
     with pytest.raises(ValueError, match=f"^train.{name}.*unset KERAS_BACKEND") as caught:

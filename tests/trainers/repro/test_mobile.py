@@ -218,7 +218,7 @@ def test_data_without_a_split_for_super_classes(tmp_path):
 def test_it_reads_judges_and_writes(tmp_path, capsys, monkeypatch):
     trained = []
 
-    def pretend(runs, processes):
+    def pretend(runs, processes, label):
         """Leaves what runs leave."""
         for run in runs:
             trained.append(run.workdir.name)
