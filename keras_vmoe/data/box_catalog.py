@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import tensorflow as tf
@@ -92,8 +91,7 @@ def _to_label(objects: dict[str, tf.Tensor]) -> tf.Tensor:
 
 def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
     names = ["digit_scenes", "garment_scenes", "coco/2017", "voc/2007", *known]
-    near = difflib.get_close_matches(name, names, 3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = catalog.did_you_mean(name, names)
     return (
         f"dataset {name!r} is not known: use 'digit_scenes', 'garment_scenes', a name of "
         "TensorFlow Datasets such as 'coco/2017', or a data_dir where it has been prepared."

@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,12 @@ def prepare(builder: Any) -> None:
         ) from error
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Returns a sentence that names the nearest of the names, if any is near; else nothing."""
+    near = difflib.get_close_matches(name, names, 3)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
 def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
     if re.split("[:/]", name)[0] == "imagenet21k":
         where = f"{data_dir} holds none" if data_dir else "data_dir does not say where it lies"
@@ -185,8 +191,7 @@ def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
         )
     ours = ["digits", "digit_pairs", "fashion_mnist", "garment_digits", "image_folder"]
     names = [*ours, *ALIASES, *known]
-    near = difflib.get_close_matches(name, names, 3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(name, names)
     return (
         f"dataset {name!r} is not known: use 'digits', 'fashion_mnist', 'image_folder:PATH', one "
         f"of the {len(known)} names of TensorFlow Datasets, or a data_dir where it has been "

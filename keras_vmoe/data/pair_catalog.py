@@ -1,6 +1,5 @@
 """Image-text pairs of TensorFlow Datasets."""
 
-import difflib
 from typing import Any
 
 import tensorflow as tf
@@ -121,8 +120,7 @@ def _unknown(name: str, data_dir: str | None, known: list[str]) -> str:
             "prepare it (tfds.dataset_builders.store_as_tfds_dataset) and give its data_dir."
         )
     names = ["digit_grids", "garment_grids", "caption_folder", "labelled", *known]
-    near = difflib.get_close_matches(name, names, 3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = catalog.did_you_mean(name, names)
     return (
         f"dataset {name!r} is not known: use 'digit_grids', 'garment_grids', "
         "'caption_folder:PATH', 'labelled:NAME', a name of TensorFlow Datasets such as "
