@@ -11,7 +11,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from keras_vmoe.autoscale.patches import patches
+from keras_vmoe import ops
 from keras_vmoe.autoscale.weights import Weights, block_names
 from keras_vmoe.models.genotype import STRIDES, Genotype
 from keras_vmoe.ops.validation import require
@@ -87,7 +87,7 @@ def pooled_features(
     for stage, (genes, blocks) in enumerate(
         zip(genotype.stages, block_names(genotype), strict=True)
     ):
-        x = patches(x, genes.kernel_size, STRIDES[stage])
+        x = ops.overlapping_patches(x, genes.kernel_size, STRIDES[stage])
         # Tokens are normalised after the embedding, but patches of tokens before they are merged.
         if stage:
             x = arithmetic.norm(x, f"merging_{stage}/norm", weights)

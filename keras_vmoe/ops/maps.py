@@ -161,7 +161,7 @@ def overlapping_patches(inputs: Any, kernel_size: int, stride: int, dilation: in
     """The patches that a convolution with stride and dilation would multiply with its kernel.
 
     TensorFlow has no kernel on CPU for a stride and a dilation together; a matrix product of these
-    patches is that convolution. Taps are gathered by slices, along one axis after the other.
+    patches is that convolution.
 
     Args:
         inputs: `[b, height, width, channels]`.
@@ -187,14 +187,50 @@ def overlapping_patches(inputs: Any, kernel_size: int, stride: int, dilation: in
     Reference: Chen et al. 2022, arXiv 2202.11921 (As-ViT), sections 3.1 and 4.2.
     """
     require_rank("inputs", inputs, 4, "[images, height, width, channels]")
-    _, height, width, channels = kops.shape(inputs)
-    rows, columns = ceil_divide(height, stride), ceil_divide(width, stride)
+    _, height, width, _ = kops.shape(inputs)
+    grid = ceil_divide(height, stride), ceil_divide(width, stride)
     x = pad_for_patches(inputs, kernel_size, stride, dilation)
+    gather = _gather_cells if dilation == 1 else _gather_taps
+    return gather(x, grid, kernel_size, stride, dilation)
+
+
+def _gather_taps(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: int) -> Any:
+    """Patches of padded maps: the cells under each tap, along one axis after the other."""
     taps = range(0, kernel_size * dilation, dilation)
-    end = (rows - 1) * stride + 1
+    end = (grid[0] - 1) * stride + 1
     x = kops.stack([x[:, tap : tap + end : stride] for tap in taps], axis=3)
-    end = (columns - 1) * stride + 1
+    end = (grid[1] - 1) * stride + 1
     x = kops.stack([x[:, :, tap : tap + end : stride] for tap in taps], axis=4)
+    return kops.reshape(x, (-1, *grid, kernel_size**2 * x.shape[-1]))
+
+
+def _gather_cells(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: int) -> Any:
+    """The same without dilation, by whole cells of a stride's side: a patch takes some in a row.
+
+    Cells are axes, so nothing is read with a step; and `slice`, unlike indexing, has a gradient
+    that only pads. For As-ViT's merging both passes take about a tenth of the time of
+    `_gather_taps`.
+    """
+    batch, height, width, channels = kops.shape(x)
+    (rows, columns), cells = grid, ceil_divide(kernel_size, stride)
+    whole = (rows + cells - 1) * stride, (columns + cells - 1) * stride
+    x = kops.pad(x, ((0, 0), (0, whole[0] - height), (0, whole[1] - width), (0, 0)))
+    taps = [min(stride, kernel_size - cell * stride) for cell in range(cells)]
+
+    x = kops.reshape(x, (-1, rows + cells - 1, stride, whole[1], channels))
+    x = [
+        kops.slice(x, (0, cell, 0, 0, 0), (batch, rows, count, whole[1], channels))
+        for cell, count in enumerate(taps)
+    ]
+    x = kops.reshape(
+        kops.concatenate(x, axis=2),
+        (-1, rows, kernel_size, columns + cells - 1, stride, channels),
+    )
+    x = [
+        kops.slice(x, (0, 0, 0, cell, 0, 0), (batch, rows, kernel_size, columns, count, channels))
+        for cell, count in enumerate(taps)
+    ]
+    x = kops.transpose(kops.concatenate(x, axis=4), (0, 1, 3, 2, 4, 5))
     return kops.reshape(x, (-1, rows, columns, kernel_size**2 * channels))
 
 
