@@ -217,20 +217,22 @@ def _gather_cells(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: 
     x = kops.pad(x, ((0, 0), (0, whole[0] - height), (0, whole[1] - width), (0, 0)))
     taps = [min(stride, kernel_size - cell * stride) for cell in range(cells)]
 
-    x = kops.reshape(x, (-1, rows + cells - 1, stride, whole[1], channels))
+    # At most five axes, since LiteRT slices no more.
+    x = kops.reshape(x, (batch, rows + cells - 1, stride, whole[1], channels))
     x = [
         kops.slice(x, (0, cell, 0, 0, 0), (batch, rows, count, whole[1], channels))
         for cell, count in enumerate(taps)
     ]
-    x = kops.reshape(
-        kops.concatenate(x, axis=2),
-        (-1, rows, kernel_size, columns + cells - 1, stride, channels),
-    )
+    lines = batch * rows * kernel_size
+    x = kops.reshape(kops.concatenate(x, axis=2), (lines, columns + cells - 1, stride, channels))
     x = [
-        kops.slice(x, (0, 0, 0, cell, 0, 0), (batch, rows, kernel_size, columns, count, channels))
+        kops.slice(x, (0, cell, 0, 0), (lines, columns, count, channels))
         for cell, count in enumerate(taps)
     ]
-    x = kops.transpose(kops.concatenate(x, axis=4), (0, 1, 3, 2, 4, 5))
+    x = kops.reshape(
+        kops.concatenate(x, axis=2), (batch, rows, kernel_size, columns, kernel_size * channels)
+    )
+    x = kops.transpose(x, (0, 1, 3, 2, 4))
     return kops.reshape(x, (-1, rows, columns, kernel_size**2 * channels))
 
 
