@@ -16,7 +16,7 @@ from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.progress import duration
 from keras_vmoe.trainers.stopping import StopRequested
 
-PAPERS = ("vmoe", "upcycling", "limoe", "mobile", "asvit")
+PAPERS = ("vmoe", "upcycling", "limoe", "mobile", "asvit", "retokenization")
 _SYNOPSIS = "repro PAPER [--out=DIR] [--seeds=N] [--processes=N] [--gin_bindings=NAME=VALUE]..."
 _TEXT = """
 Trains small models that show whether a paper's claims hold at this size, and prints each claim
@@ -36,6 +36,8 @@ repro.csv. An interrupted command goes on when it is given again.
                                also draws repro_ablations and writes the super-classes
   keras-vmoe repro asvit       Fashion-MNIST: random topologies of As-ViT and a searched one; how
                                well measures of untrained networks order them by accuracy
+  keras-vmoe repro retokenization  Fashion-MNIST: As-ViT with coarse tokens at first, for four
+                               shares of the run; accuracy, FLOPs and time saved
 """
 
 
@@ -129,6 +131,11 @@ def _reproduce(
     elif paper == "asvit":
         from keras_vmoe.trainers.repro import asvit as claims
         from keras_vmoe.trainers.repro.asvit_figure import plot_asvit as plot
+
+        options = {}
+    elif paper == "retokenization":
+        from keras_vmoe.trainers.repro import retokenization as claims
+        from keras_vmoe.trainers.repro.retokenization_figure import plot_retokenization as plot
 
         options = {}
     else:
