@@ -22,6 +22,7 @@ overridden, or the .keras file of a saved model.
   keras-vmoe profile vmoe_b16 num_classes=1000 image_size=384 placement=every_2
   keras-vmoe profile vmoe_s32 num_experts=8 num_selected=1 capacity_factor=0.5 --depth=3
   keras-vmoe profile limoe_b16 num_experts=8 --modality=text
+  keras-vmoe profile asvit_s --retokenization="((40, 16, 5), (70, 8, 2))" --epochs=300
 """
 
 
@@ -44,6 +45,14 @@ def _flags() -> flags.FlagValues:
         "Of a model of pairs, count one image or one text alone.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "retokenization",
+        None,
+        "Of an As-ViT, also count what these coarse phases save of a training; as "
+        "train.retokenization: (until_epoch, stride, dilation) of each.",
+        flag_values=values,
+    )
+    flags.DEFINE_float("epochs", 300.0, "Length of that training.", 0.0, flag_values=values)
     return values
 
 
@@ -72,20 +81,37 @@ def main(argv: Sequence[str]) -> int:
     if not words or "=" in words[0] or words[0].startswith("-"):
         raise UsageError("profile: the model is missing; see keras-vmoe profile --help")
     overrides = dict(command_line.parse_override("profile", word) for word in words[1:])
+    phases = _phases(values.retokenization)
     from keras_vmoe import analysis
 
+    model = _model(words[0])
+    cost = phases and analysis.retokenization_cost(model, phases, values.epochs, **overrides)
     profile = analysis.profile(
-        _model(words[0]),
+        model,
         training=values.training,
         whole_slots=values.whole_slots,
         modality=values.modality,
         **overrides,
     )
     if values.json:
-        print(json.dumps(profile.to_dict(values.depth), indent=2))
+        found = profile.to_dict(values.depth)
+        found |= {"retokenization": cost.to_dict()} if cost else {}
+        print(json.dumps(found, indent=2))
     else:
-        print(profile.table(values.depth))
+        print(profile.table(values.depth) + (f"\n\n{cost}" if cost else ""))
     return 0
+
+
+def _phases(word: str | None) -> tuple[Any, ...]:
+    """The coarse phases of --retokenization."""
+    if word is None:
+        return ()
+    from keras_vmoe.trainers.retokenization import phases_of
+
+    try:
+        return phases_of(command_line.parse_override("profile", f"phases={word}")[1])
+    except ValueError as error:
+        raise UsageError(str(error).replace("train.", "profile: --", 1)) from None
 
 
 def _model(word: str) -> Any:

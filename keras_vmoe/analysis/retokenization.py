@@ -56,6 +56,10 @@ class RetokenizationCost:
         """What the phases save of the FLOPs of the training, as a share."""
         return 1.0 - self.share
 
+    def to_dict(self) -> dict[str, Any]:
+        """The phases and the share that they save, ready for JSON."""
+        return {"phases": [dataclasses.asdict(phase) for phase in self.phases], "saved": self.saved}
+
     def __str__(self) -> str:
         full = self.phases[-1].macs
         rows = [("stride", "epochs", "GFLOPs", "of the model's")]

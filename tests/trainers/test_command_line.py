@@ -193,3 +193,23 @@ def test_profile_names_what_it_does_not_know(capsys):
     assert "vmoe_b17" in capsys.readouterr().err
     assert cli.main(["profile", "vmoe_b16", "num_exprts=3"]) == 1
     assert "num_exprts" in capsys.readouterr().err
+
+
+def test_profile_counts_what_coarse_phases_save(capsys):
+    words = ["profile", "asvit_s", "--retokenization=((10, 16, 5), (20, 8, 2))", "--epochs=40"]
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["retokenization"]
+    macs = [phase["macs"] for phase in found["phases"]]
+    # A quarter of the epochs in each coarse phase, half with the model's own tokens.
+    share = (0.25 * macs[0] + 0.25 * macs[1] + 0.5 * macs[2]) / macs[2]
+    assert found["saved"] == pytest.approx(1 - share)
+    assert cli.main(words) == 0
+    assert f"saves {1 - share:.1%} of the training's FLOPs" in capsys.readouterr().out
+    for setting, code, message in (
+        ("16", 2, "must hold (until_epoch"),
+        ("((50, 16, 5),)", 1, "epochs=40"),
+    ):
+        assert (
+            cli.main(["profile", "asvit_s", f"--retokenization={setting}", "--epochs=40"]) == code
+        )
+        assert message in capsys.readouterr().err
