@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from keras_vmoe.analysis.figures import canvas
 from keras_vmoe.trainers.repro.asvit import Measured, agreements
+from keras_vmoe.trainers.repro.paired import estimate
+
+_STYLES = (
+    ("random", slice(None, -1), {"marker": "o", "color": canvas.EIGHT_COLOURS[4]}),
+    ("searched", slice(-1, None), {"marker": "*", "color": canvas.SPARSE, "markersize": 13}),
+)
 
 
 def plot_asvit(found: Measured, path: str | Path) -> None:
@@ -18,20 +26,22 @@ def plot_asvit(found: Measured, path: str | Path) -> None:
     figure = canvas.new_figure(13.5, 3.9)
     axes = figure.subplots(1, len(found.measures), sharey=True)
     accuracy = 100 * found.means
+    errors = 100 * np.nan_to_num([estimate(values).error for values in found.accuracy])
     for axis, (name, one) in zip(axes, agreements(found).items(), strict=True):
         values = found.measures[name]
-        axis.plot(values[:-1], accuracy[:-1], "o", color=canvas.EIGHT_COLOURS[4], label="random")
-        style = {"color": canvas.EIGHT_COLOURS[5], "markersize": 13}
-        axis.plot(values[-1:], accuracy[-1:], "*", label="searched", **style)
+        for kind, part, style in _STYLES:
+            bars = values[part], accuracy[part], errors[part]
+            axis.errorbar(*bars, linestyle="", elinewidth=0.7, label=kind, **style)
         canvas.plain_axes(axis)
+        axis.locator_params(axis="x", nbins=5)
         axis.set_xlabel(name, fontsize=9)
         words = f"tau {one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
         axis.set_title(words, fontsize=10)
     axes[0].set_ylabel("held-out accuracy (%)", fontsize=9)
-    axes[0].legend(fontsize=8, frameon=False)
+    axes[0].legend(fontsize=8, frameon=False, loc="lower left")
     figure.suptitle(
-        "Measures of untrained networks against accuracy after training; Kendall's tau with 95% "
-        "interval, better first",
+        f"Measures of untrained networks against accuracy after training, {len(found.seeds)} seeds "
+        "and standard errors; Kendall's tau with 95% interval, better first",
         fontsize=11,
     )
     rows = [
