@@ -37,6 +37,7 @@ tables:
   keras-vmoe benchmark model --memory --json=model.json
   keras-vmoe benchmark input --gin_file=runs/quickstart.gin
   keras-vmoe benchmark device --form=auto,einsum --json=device.json
+  keras-vmoe benchmark layer --against=layer.json     the same again, beside an earlier run
   keras-vmoe benchmark TABLE --help                   the options of a table
 """
 
@@ -78,9 +79,7 @@ def _shared_flags() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "metrics", True, "Update routing metrics, as fit does.", flag_values=values
     )
-    flags.DEFINE_string(
-        "json", None, "A file to write the results to, as JSON.", flag_values=values
-    )
+    report_of.define_flags(values)
     return values
 
 
@@ -170,7 +169,7 @@ def _run_layer(argv: Sequence[str]) -> int:
             f"benchmark layer: unexpected {words[0]!r}; see keras-vmoe benchmark layer --help"
         )
     settings = _layer_settings(values)
-    report_of.check(values.json)
+    earlier = report_of.check("layer", values)
     report = report_of.begin("layer", settings)
     from keras_vmoe.trainers.benchmark import layer
 
@@ -190,7 +189,7 @@ def _run_layer(argv: Sequence[str]) -> int:
             progress.print(f"\n{tables.capacity_note(settings)}")
     finally:
         progress.clear()
-    return report_of.end(report, values.json)
+    return report_of.end(report, values.json, earlier)
 
 
 def _layer_settings(values: flags.FlagValues) -> settings_of.LayerSettings:
@@ -226,7 +225,7 @@ def _run_model(argv: Sequence[str]) -> int:
         print(command_line.help_text(values, synopsis, _MODEL_TEXT), end="")
         return 0
     settings = _model_settings(values, words)
-    report_of.check(values.json)
+    earlier = report_of.check("model", values)
     from keras_vmoe.trainers.benchmark import model
 
     model.check_rows(settings)
@@ -240,7 +239,7 @@ def _run_model(argv: Sequence[str]) -> int:
     finally:
         progress.clear()
     print(f"\n{tables.model_note(settings)}\n{tables.plain_line(report['plain'])}")
-    return report_of.end(report, values.json)
+    return report_of.end(report, values.json, earlier)
 
 
 def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.ModelSettings:

@@ -102,6 +102,15 @@ INPUT = (
     Column("added_cpu_ms", "this stage", "CPU-ms/image", ".3f"),
 )
 
+AUTOSCALE = (
+    Column("topology", "topology", form="<"),
+    *(
+        Column(f"{name}.{clock}_ms", name, unit, ".2f", scale=1e-3)
+        for name in ("draws", "length", "ntk", "total")
+        for clock, unit in (("cpu", "CPU-s"), ("wall", "s"))
+    ),
+)
+
 
 def header(columns: Sequence[Column]) -> str:
     """Returns the header of a table: titles, units, a rule."""
@@ -121,23 +130,30 @@ def line(columns: Sequence[Column], row: Mapping[str, Any]) -> str:
         >>> line([Column("a.ms", "a", "ms", ".1f", 6), Column("b", "b")], {"a": {"ms": 2.25}})
         '   2.2  -'
     """
-    return _join(columns, [_cell(column, row) for column in columns])
+    return _join(columns, [cell(column, row) for column in columns])
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> str:
-    value: Any = row
+def value(column: Column, row: Mapping[str, Any]) -> Any:
+    """Returns what a row holds for a column, as it was measured; `None` where it was not."""
+    found: Any = row
     for key in column.path.split("."):
-        value = value.get(key) if value is not None else None
-    if value is None:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def cell(column: Column, row: Mapping[str, Any]) -> str:
+    """Returns what is written for a column of a row, not filled up to the column's width."""
+    found = value(column, row)
+    if found is None:
         return "-"
-    return format(value * column.scale if column.scale != 1 else value, column.form)
+    return format(found * column.scale if column.scale != 1 else found, column.form)
 
 
 def _join(columns: Sequence[Column], cells: Sequence[str]) -> str:
     parts = []
-    for column, cell in zip(columns, cells, strict=True):
+    for column, text in zip(columns, cells, strict=True):
         width = max(column.width, len(column.title), len(column.unit))
-        parts.append(f"{cell:<{width}}" if column.form == "<" else f"{cell:>{width}}")
+        parts.append(f"{text:<{width}}" if column.form == "<" else f"{text:>{width}}")
     return "  ".join(parts)
 
 
