@@ -106,6 +106,18 @@ TABLES = {
             ),
         ),
     ),
+    "inference": Comparable(
+        ("capacities", "batches", "threads"),
+        (
+            _list(
+                "rows",
+                tables.INFERENCE,
+                "threads batch capacity_factor",
+                "images_per_second cpu_ms_per_image "
+                f"{_times('moe')} {_ratios('relative')} dense_images_per_second {_ratios('ratio')}",
+            ),
+        ),
+    ),
     "autoscale": Comparable(
         ("topology", "random"),
         (

@@ -10,8 +10,8 @@ from absl import flags
 
 from keras_vmoe.tables import aligned
 from keras_vmoe.trainers import command_line
+from keras_vmoe.trainers.benchmark import child, tables
 from keras_vmoe.trainers.benchmark import report as report_of
-from keras_vmoe.trainers.benchmark import tables
 from keras_vmoe.trainers.benchmark.timing import SYSTEM_CLOCKS, Clocks, Samples
 from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.work_progress import WorkProgress
@@ -95,18 +95,11 @@ def run(argv: Sequence[str]) -> int:
     names = [field.name for field in dataclasses.fields(AutoscaleSettings)]
     settings = AutoscaleSettings(**{name: values[name].value for name in names})
     earlier = report_of.check("autoscale", values)
-    _use_one_thread()
+    child.use_threads(1)
     report = report_of.begin("autoscale", settings)
     report["rows"] = measure_autoscale(settings)
     print("\n".join(["", *table(report["rows"])]))
     return report_of.end(report, values.json, earlier)
-
-
-def _use_one_thread() -> None:
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

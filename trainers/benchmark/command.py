@@ -11,6 +11,7 @@ from keras_vmoe.trainers.benchmark import (
     autoscale,
     device_command,
     device_memory,
+    inference_command,
     input_command,
     memory,
     tables,
@@ -30,6 +31,7 @@ tables:
   layer       the MoE layer beside a dense MLP of the same work, and capacity against time
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
   input       images a second of a training input pipeline, stage by stage
+  inference   images a second of a V-MoE against the capacity of its experts
   device      LiteRT files of Mobile V-MoE beside their dense twins, one image at a time
   autoscale   seconds that As-ViT's search spends on a topology, by measure
 
@@ -138,6 +140,7 @@ def main(argv: Sequence[str]) -> int:
         "model": _run_model,
         "input": input_command.run,
         "device": device_command.run,
+        "inference": inference_command.run,
         "autoscale": autoscale.run,
     }
     words = [word for word in argv if word != "--debug"]
@@ -151,6 +154,8 @@ def main(argv: Sequence[str]) -> int:
         return memory.main(rest)
     if name == device_memory.COMMAND and rest:
         return device_memory.main(rest)
+    if name == inference_command.CHILD and rest:
+        return inference_command.run_child(rest)
     if name not in tables_by_name:
         raise UsageError(
             f"benchmark: unknown table {name!r}; the tables are: {', '.join(tables_by_name)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import tempfile
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from absl import flags
 
 from keras_vmoe.trainers.benchmark import against, environment
 from keras_vmoe.trainers.errors import UsageError
+
+_PICTURES = (".png", ".pdf", ".svg")
 
 
 class Earlier(NamedTuple):
@@ -27,16 +30,20 @@ class Earlier(NamedTuple):
     report: dict[str, Any]
 
 
-def define_flags(values: flags.FlagValues) -> None:
+def define_flags(values: flags.FlagValues, plot: bool = False) -> None:
     """Adds the flags that every table has.
 
     Args:
         values: the flags of the table.
+        plot: whether it can be drawn.
     """
-    for name, text in (
-        ("json", "A file to write the results to, as JSON."),
-        ("against", "The JSON file of an earlier run, to compare this one with."),
-    ):
+    texts = {
+        "json": "A file to write the results to, as JSON.",
+        "against": "The JSON file of an earlier run, to compare this one with.",
+    }
+    if plot:
+        texts["plot"] = "A picture to draw, such as speed.png; its data goes beside it as CSV."
+    for name, text in texts.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
 
 
@@ -53,9 +60,12 @@ def check(table: str, values: flags.FlagValues) -> Earlier | None:
     Raises:
         UsageError: no file can be written where one is wanted, or the earlier run is none of this
             table.
+        ImportError: a picture is wanted and matplotlib is not installed.
         ValueError: another backend than TensorFlow.
     """
     _require_writable("json", values.json)
+    if "plot" in values and values.plot is not None:
+        _require_plot(values.plot)
     earlier = None
     if values.against is not None:
         earlier = Earlier(values.against, against.read(table, values.against))
@@ -67,6 +77,18 @@ def check(table: str, values: flags.FlagValues) -> Earlier | None:
             f"KERAS_BACKEND={keras.backend.backend()!r}; run it with KERAS_BACKEND=tensorflow"
         )
     return earlier
+
+
+def _require_plot(file: str) -> None:
+    if Path(file).suffix not in _PICTURES:
+        raise UsageError(f"--plot={file}: a picture's name ends in {', '.join(_PICTURES)}")
+    _require_writable("plot", file)
+    try:
+        importlib.import_module("matplotlib")
+    except ImportError:
+        raise ImportError(
+            "matplotlib is not installed; --plot needs: pip install 'keras-vmoe[train]'"
+        ) from None
 
 
 def _require_writable(flag: str, file: str | None) -> None:

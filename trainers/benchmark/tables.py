@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from keras_vmoe.trainers.benchmark.settings import (
     DeviceSettings,
+    InferenceSettings,
     InputSettings,
     LayerSettings,
     ModelSettings,
@@ -92,6 +93,23 @@ DEVICE = (
     Column("file_bytes", "file", "MB", ".1f", 6, 1e-6),
     Column("memory_bytes", "memory", "MB", ".1f", 6, 1e-6),
     Column("flops_paper", "MFLOPs", "paper's", ".0f", 6, 1e-6),
+)
+
+INFERENCE = (
+    Column("threads", "threads"),
+    Column("batch", "batch", "images"),
+    Column("capacity_factor", "C", form="g", width=5),
+    Column("slots", "slots", "E, group"),
+    Column("kept_share", "kept", "%", ".1f", 5, 100),
+    Column("images_per_second", "speed", "images/s", ",.1f", 8),
+    Column("cpu_ms_per_image", "time", "CPU-ms/image", ".2f"),
+    Column("moe.wall_ms", "MoE", "ms", ".2f", 8),
+    Column("moe.cpu_ms", "MoE", "CPU-ms", ".2f", 8),
+    Column("relative.wall", "relative", "wall", ".2f"),
+    Column("relative.cpu", "relative", "CPU", ".2f"),
+    Column("dense_images_per_second", "dense", "images/s", ",.1f", 8),
+    Column("ratio.wall", "ratio", "wall", ".2f"),
+    Column("ratio.cpu", "ratio", "CPU", ".2f"),
 )
 
 INPUT = (
@@ -214,6 +232,19 @@ def input_note(settings: InputSettings) -> str:
         "last is the whole of it.\n"
         "this stage: what a row adds to the CPU time of the row above. Medians of "
         f"{settings.rounds} interleaved rounds of {settings.seconds:g} s."
+    )
+
+
+def inference_note(settings: InferenceSettings) -> str:
+    """Returns the lines below the table of inference."""
+    return (
+        "MoE: the MoE layers alone; relative = their time / their time at C=1. ratio = time of the "
+        "model / time of its dense twin, the same ViT without experts.\n"
+        f"Medians of {settings.rounds} interleaved rounds, {settings.model} with "
+        f"{settings.experts} experts, images of {settings.image_size} px, float32, batch priority, "
+        "no routing metrics; each number of threads in a process of its own.\n"
+        "slots: of an expert in a group, rounded as the router rounds; kept: share of the (token, "
+        "choice) pairs that found one."
     )
 
 

@@ -18,6 +18,7 @@ from keras_vmoe.analysis.figures.experts_per_image import (
 )
 from keras_vmoe.analysis.figures.gate_order import plot_gate_order as plot_gate_order
 from keras_vmoe.analysis.figures.gate_weights import plot_gate_weights as plot_gate_weights
+from keras_vmoe.analysis.figures.inference_speed import plot_inference_speed as plot_inference_speed
 from keras_vmoe.analysis.figures.k_matrix import SelectedSweep as SelectedSweep
 from keras_vmoe.analysis.figures.k_matrix import plot_k_matrix as plot_k_matrix
 from keras_vmoe.analysis.figures.patches_of_experts import (
