@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_vmoe.tables import aligned
-from keras_vmoe.trainers.benchmark import environment, tables
+from keras_vmoe.trainers.benchmark import environment, scaling_grid, tables
 from keras_vmoe.trainers.benchmark.tables import Column
 from keras_vmoe.trainers.errors import UsageError
 
@@ -115,6 +115,17 @@ TABLES = {
                 "threads batch capacity_factor",
                 "images_per_second cpu_ms_per_image "
                 f"{_times('moe')} {_ratios('relative')} dense_images_per_second {_ratios('ratio')}",
+            ),
+        ),
+    ),
+    "scaling": Comparable(
+        (*scaling_grid.AXES.values(), "axes", "subjects"),
+        (
+            _list(
+                "rows",
+                tables.SCALING,
+                "subject pass axis value",
+                f"{_times('time', 'dense')} {_ratios('relative', 'over_predicted')}",
             ),
         ),
     ),

@@ -14,6 +14,7 @@ from keras_vmoe.trainers.benchmark import (
     inference_command,
     input_command,
     memory,
+    scaling_command,
     tables,
 )
 from keras_vmoe.trainers.benchmark import report as report_of
@@ -32,6 +33,7 @@ tables:
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
   input       images a second of a training input pipeline, stage by stage
   inference   images a second of a V-MoE against the capacity of its experts
+  scaling     the MoE layer and a model as experts, k, groups, capacity, size and batch change
   device      LiteRT files of Mobile V-MoE beside their dense twins, one image at a time
   autoscale   seconds that As-ViT's search spends on a topology, by measure
 
@@ -141,6 +143,7 @@ def main(argv: Sequence[str]) -> int:
         "input": input_command.run,
         "device": device_command.run,
         "inference": inference_command.run,
+        "scaling": scaling_command.run,
         "autoscale": autoscale.run,
     }
     words = [word for word in argv if word != "--debug"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -67,9 +66,7 @@ def build_models(settings: InferenceSettings) -> tuple[keras.Model, keras.Model]
     """
     keras.utils.set_random_seed(settings.seed)
     sparse = models.from_variant(settings.model, **_arguments(settings))
-    known = inspect.signature(models.ViT).parameters
-    shared = {name: value for name, value in sparse.arguments.items() if name in known}
-    return sparse, models.ViT(**shared)
+    return sparse, model_of.dense_twin(sparse)
 
 
 def factors(model: keras.Model, capacities: Sequence[float | str]) -> list[float]:

@@ -82,6 +82,17 @@ def build_model(row: Row, settings: ModelSettings) -> keras.Model:
     return models.from_variant(_DENSE, **arguments)
 
 
+def dense_twin(sparse: models.VMoE) -> models.ViT:
+    """Returns the same ViT without experts, its weights drawn anew.
+
+    Args:
+        sparse: the model.
+    """
+    known = inspect.signature(models.ViT).parameters
+    shared = {name: value for name, value in sparse.arguments.items() if name in known}
+    return models.ViT(**shared)
+
+
 def check_rows(settings: ModelSettings) -> None:
     """Finds out before anything is measured whether all rows can be built.
 

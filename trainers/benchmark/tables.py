@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from keras_vmoe.trainers.benchmark.scaling_grid import ScalingSettings
 from keras_vmoe.trainers.benchmark.settings import (
     DeviceSettings,
     InferenceSettings,
@@ -110,6 +111,24 @@ INFERENCE = (
     Column("dense_images_per_second", "dense", "images/s", ",.1f", 8),
     Column("ratio.wall", "ratio", "wall", ".2f"),
     Column("ratio.cpu", "ratio", "CPU", ".2f"),
+)
+
+SCALING = (
+    Column("subject", "of", form="<", width=5),
+    Column("pass", "pass", form="<", width=16),
+    Column("axis", "varied", form="<", width=16),
+    Column("value", "value", form="g"),
+    Column("tokens", "n", "tokens", ",", 6),
+    Column("kept_share", "kept", "%", ".1f", 5, 100),
+    Column("time.wall_ms", "time", "ms", ".1f", 8),
+    Column("time.cpu_ms", "time", "CPU-ms", ".1f", 8),
+    Column("dense.wall_ms", "dense", "ms", ".1f", 7),
+    Column("dense.cpu_ms", "dense", "CPU-ms", ".1f", 7),
+    Column("relative.wall", "relative", "wall", ".2f"),
+    Column("relative.cpu", "relative", "CPU", ".2f"),
+    Column("predicted", "predicted", "FLOPs", ".2f"),
+    Column("over_predicted.wall", "over that", "wall", ".2f"),
+    Column("over_predicted.cpu", "over that", "CPU", ".2f"),
 )
 
 INPUT = (
@@ -245,6 +264,28 @@ def inference_note(settings: InferenceSettings) -> str:
         "no routing metrics; each number of threads in a process of its own.\n"
         "slots: of an expert in a group, rounded as the router rounds; kept: share of the (token, "
         "choice) pairs that found one."
+    )
+
+
+def scaling_note(settings: ScalingSettings) -> str:
+    """Returns the lines below the table of scaling."""
+    return (
+        "relative = time / time of a dense MLP, or of the model's dense twin, at the base; "
+        "predicted = FLOPs / its FLOPs: experts on kept choices, router, weighted sum.\n"
+        "over that = relative / predicted: what the way to the experts and back costs beside "
+        f"FLOPs. Medians of {settings.rounds} interleaved rounds.\n"
+        f"{scaling_base(settings)}, d={settings.width}, h={settings.hidden_dim}, batch priority, "
+        f"float32; model: {settings.num_layers} blocks, every other one sparse."
+    )
+
+
+def scaling_base(settings: ScalingSettings) -> str:
+    """Returns the base of the grid of scaling in words."""
+    base = settings.base
+    return (
+        f"base: E={base.experts}, k={base.selected}, C={base.capacity_factor:g}, {base.batch} "
+        f"images of {base.image_size} px, {base.images_per_group} a group, patches of "
+        f"{settings.patch_size} px"
     )
 
 

@@ -27,6 +27,7 @@ from keras_vmoe.analysis.figures.patches_of_experts import (
 from keras_vmoe.analysis.figures.quality_cost import plot_quality_cost as plot_quality_cost
 from keras_vmoe.analysis.figures.router_value import plot_router_value as plot_router_value
 from keras_vmoe.analysis.figures.routing import plot_routing as plot_routing
+from keras_vmoe.analysis.figures.scaling import plot_scaling as plot_scaling
 from keras_vmoe.analysis.figures.success_rates import plot_success_rates as plot_success_rates
 from keras_vmoe.analysis.figures.sweeps import plot_sweeps as plot_sweeps
 from keras_vmoe.analysis.figures.sweeps import swept as swept
