@@ -4,7 +4,8 @@ import dataclasses
 import io
 import itertools
 import json
-import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ import tensorflow as tf
 from keras_vmoe import layers
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.benchmark import (
+    child,
     graphs,
     layer,
     memory,
@@ -293,18 +295,17 @@ def test_rows_are_the_models_that_they_name():
     assert arguments["representation_size"] == 8
     only_sparse = tiny_model(overrides={**TINY_MODEL, "num_selected": 2})
     assert model.build_model(settings.Row("dense"), only_sparse).count_params() > 0
-    assert 0 < model.kept_share(sparse, tiny_model()) <= 1
+    assert 0 < model.kept_share(model.record(sparse, tiny_model())) <= 1
     dense = model.build_model(settings.Row("dense"), tiny_model())
-    assert model.kept_share(dense, tiny_model()) is None
+    assert model.kept_share(model.record(dense, tiny_model())) is None
 
 
 def test_experts_are_loaded_as_in_a_trained_model():
     # Where most tokens were dropped, a sparse model would do little work and look fast.
     wide = {**TINY_MODEL, "num_layers": 4, "width": 128, "mlp_dim": 256}
     values = tiny_model(image_size=256, batch_size=8, overrides=wide)
-    assert (
-        model.kept_share(model.build_model(settings.parse_row("every_2:8"), values), values) > 0.9
-    )
+    sparse = model.build_model(settings.parse_row("every_2:8"), values)
+    assert model.kept_share(model.record(sparse, values)) > 0.9
 
 
 def test_training_steps_do_the_work_and_leave_the_weights():
@@ -364,17 +365,26 @@ def test_peak_memory_is_that_of_a_process_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("code", "stderr", "message"),
+    ("program", "message"),
     [
-        (1, "noise\nkeras-vmoe: error: no room\n", "ended with 1: keras-vmoe: error: no room"),
-        (-9, "", "ended with -9: it said nothing"),
+        ("import sys; print('noise'); sys.exit('a\\nno room')", "ended with 1: no room"),
+        ("import os; os.kill(os.getpid(), 9)", "ended with -9: it said nothing"),
     ],
 )
-def test_a_failed_measurement_of_memory_says_why(monkeypatch, code, stderr, message):
-    done = subprocess.CompletedProcess([], code, stdout="", stderr=stderr)
-    monkeypatch.setattr(memory.subprocess, "run", lambda *args, **kwargs: done)
+def test_a_failed_measurement_of_memory_says_why(monkeypatch, program, message):
+    monkeypatch.setattr(child, "command_line", lambda *_: [sys.executable, "-c", program])
     with pytest.raises(RuntimeError, match=f"memory of dense train {message}"):
         memory.measure(settings.Row("dense"), settings.TRAIN, tiny_model())
+
+
+def test_a_process_tells_as_it_goes_and_ends_with_who_listens(monkeypatch):
+    program = "import time; print('{\"a\": 1}', flush=True); time.sleep(600)"
+    monkeypatch.setattr(child, "command_line", lambda *_: [sys.executable, "-c", program])
+    told = child.messages("x", {}, "x")
+    began = time.monotonic()
+    assert next(told) == {"a": 1}
+    told.close()
+    assert time.monotonic() - began < 300
 
 
 def test_memory_is_measured_for_every_row_and_the_plain_vit(monkeypatch):

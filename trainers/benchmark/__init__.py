@@ -10,10 +10,13 @@
 - `model`: V-MoE beside a plain Keras ViT, forward and training step
 - `plain_vit`: that plain ViT
 - `input`: the images a second of an input pipeline, stage by stage
+- `device`: LiteRT files of Mobile V-MoE beside their dense twins; `device_command`,
+  `device_memory`
+- `autoscale`: what a search spends on a topology
 - `memory`: peak memory, in a process of its own
 - `environment`: the machine, the versions, the load
 - `tables`: the text tables
-- `progress`: the line that shows how far it is
+- `against`: an earlier run beside this one
 """
 
 from keras_vmoe.trainers.benchmark.command import main as main

@@ -10,6 +10,7 @@ from absl import flags
 
 from keras_vmoe.tables import aligned
 from keras_vmoe.trainers import command_line
+from keras_vmoe.trainers.benchmark import child, tables
 from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark.timing import SYSTEM_CLOCKS, Clocks, Samples
 from keras_vmoe.trainers.errors import UsageError
@@ -51,11 +52,8 @@ class AutoscaleSettings:
 def _flags() -> flags.FlagValues:
     values = command_line.new_flags()
     default = AutoscaleSettings()
-    for name, text in (
-        ("topology", f"The first topology. Default: {default.topology}."),
-        ("json", "A file to write the results to, as JSON."),
-    ):
-        flags.DEFINE_string(name, getattr(default, name, None), text, flag_values=values)
+    text = f"The first topology. Default: {default.topology}."
+    flags.DEFINE_string("topology", default.topology, text, flag_values=values)
     for name, least, text in (
         ("random", 0, "Random topologies beside it."),
         ("image_size", 32, "Side of the images, pixels."),
@@ -67,6 +65,7 @@ def _flags() -> flags.FlagValues:
         flags.DEFINE_integer(
             name, value, f"{text} Default: {value}.", lower_bound=least, flag_values=values
         )
+    report_of.define_flags(values)
     return values
 
 
@@ -95,28 +94,19 @@ def run(argv: Sequence[str]) -> int:
         )
     names = [field.name for field in dataclasses.fields(AutoscaleSettings)]
     settings = AutoscaleSettings(**{name: values[name].value for name in names})
-    report_of.check(values.json)
-    _use_one_thread()
+    earlier = report_of.check("autoscale", values)
+    child.use_threads(1)
     report = report_of.begin("autoscale", settings)
     report["rows"] = measure_autoscale(settings)
     print("\n".join(["", *table(report["rows"])]))
-    return report_of.end(report, values.json)
-
-
-def _use_one_thread() -> None:
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    return report_of.end(report, values.json, earlier)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows as lines of text, medians over rounds."""
-    lines = [("topology", *(f"{name} {unit}" for name in _MEASURES for unit in ("CPU-s", "s")))]
-    for row in rows:
-        times = [row[name][f"{clock}_ms"] / 1e3 for name in _MEASURES for clock in ("cpu", "wall")]
-        lines.append((row["topology"], *(f"{seconds:.2f}" for seconds in times)))
-    return aligned(lines, num_left=1)
+    columns = tables.AUTOSCALE
+    head = [f"{column.title} {column.unit}".strip() for column in columns]
+    return aligned([head, *([tables.cell(c, row) for c in columns] for row in rows)], num_left=1)
 
 
 def measure_autoscale(

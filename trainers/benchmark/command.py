@@ -11,8 +11,10 @@ from keras_vmoe.trainers.benchmark import (
     autoscale,
     device_command,
     device_memory,
+    inference_command,
     input_command,
     memory,
+    scaling_command,
     tables,
 )
 from keras_vmoe.trainers.benchmark import report as report_of
@@ -30,6 +32,8 @@ tables:
   layer       the MoE layer beside a dense MLP of the same work, and capacity against time
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
   input       images a second of a training input pipeline, stage by stage
+  inference   images a second of a V-MoE against the capacity of its experts
+  scaling     the MoE layer and a model as experts, k, groups, capacity, size and batch change
   device      LiteRT files of Mobile V-MoE beside their dense twins, one image at a time
   autoscale   seconds that As-ViT's search spends on a topology, by measure
 
@@ -37,6 +41,7 @@ tables:
   keras-vmoe benchmark model --memory --json=model.json
   keras-vmoe benchmark input --gin_file=runs/quickstart.gin
   keras-vmoe benchmark device --form=auto,einsum --json=device.json
+  keras-vmoe benchmark layer --against=layer.json     the same again, beside an earlier run
   keras-vmoe benchmark TABLE --help                   the options of a table
 """
 
@@ -78,9 +83,7 @@ def _shared_flags() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "metrics", True, "Update routing metrics, as fit does.", flag_values=values
     )
-    flags.DEFINE_string(
-        "json", None, "A file to write the results to, as JSON.", flag_values=values
-    )
+    report_of.define_flags(values)
     return values
 
 
@@ -139,6 +142,8 @@ def main(argv: Sequence[str]) -> int:
         "model": _run_model,
         "input": input_command.run,
         "device": device_command.run,
+        "inference": inference_command.run,
+        "scaling": scaling_command.run,
         "autoscale": autoscale.run,
     }
     words = [word for word in argv if word != "--debug"]
@@ -152,6 +157,8 @@ def main(argv: Sequence[str]) -> int:
         return memory.main(rest)
     if name == device_memory.COMMAND and rest:
         return device_memory.main(rest)
+    if name == inference_command.CHILD and rest:
+        return inference_command.run_child(rest)
     if name not in tables_by_name:
         raise UsageError(
             f"benchmark: unknown table {name!r}; the tables are: {', '.join(tables_by_name)}"
@@ -170,7 +177,7 @@ def _run_layer(argv: Sequence[str]) -> int:
             f"benchmark layer: unexpected {words[0]!r}; see keras-vmoe benchmark layer --help"
         )
     settings = _layer_settings(values)
-    report_of.check(values.json)
+    earlier = report_of.check("layer", values)
     report = report_of.begin("layer", settings)
     from keras_vmoe.trainers.benchmark import layer
 
@@ -190,7 +197,7 @@ def _run_layer(argv: Sequence[str]) -> int:
             progress.print(f"\n{tables.capacity_note(settings)}")
     finally:
         progress.clear()
-    return report_of.end(report, values.json)
+    return report_of.end(report, values.json, earlier)
 
 
 def _layer_settings(values: flags.FlagValues) -> settings_of.LayerSettings:
@@ -226,7 +233,7 @@ def _run_model(argv: Sequence[str]) -> int:
         print(command_line.help_text(values, synopsis, _MODEL_TEXT), end="")
         return 0
     settings = _model_settings(values, words)
-    report_of.check(values.json)
+    earlier = report_of.check("model", values)
     from keras_vmoe.trainers.benchmark import model
 
     model.check_rows(settings)
@@ -240,7 +247,7 @@ def _run_model(argv: Sequence[str]) -> int:
     finally:
         progress.clear()
     print(f"\n{tables.model_note(settings)}\n{tables.plain_line(report['plain'])}")
-    return report_of.end(report, values.json)
+    return report_of.end(report, values.json, earlier)
 
 
 def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.ModelSettings:

@@ -48,9 +48,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "memory", True, "Measure peak memory too, each in a process.", flag_values=values
     )
-    flags.DEFINE_string(
-        "json", None, "A file to write the results to, as JSON.", flag_values=values
-    )
+    report_of.define_flags(values)
     return values
 
 
@@ -75,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
         print(command_line.help_text(values, synopsis, _TEXT), end="")
         return 0
     settings = _settings(values, words)
-    report_of.check(values.json)
+    earlier = report_of.check("device", values)
     from keras_vmoe.trainers.benchmark import device
 
     for name in settings.models:  # what cannot be built is found before anything is measured
@@ -90,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     finally:
         progress.clear()
     print(f"\n{tables.device_note(settings)}")
-    return report_of.end(report, values.json)
+    return report_of.end(report, values.json, earlier)
 
 
 def _settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.DeviceSettings:

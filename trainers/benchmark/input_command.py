@@ -35,7 +35,6 @@ def _flags() -> flags.FlagValues:
         ("dataset", "A dataset, where there is no gin file: digits, image_folder:PATH, ..."),
         ("data_dir", "Its folder."),
         ("crop", f"{', '.join(settings_of.CROPS)}. Default: {default.crop}."),
-        ("json", "A file to write the results to, as JSON."),
     ):
         flags.DEFINE_string(name, None, text, flag_values=values)
     for name, known in (("augment", settings_of.AUGMENTATIONS), ("mix", settings_of.MIXES)):
@@ -58,6 +57,7 @@ def _flags() -> flags.FlagValues:
         lower_bound=0.01,
         flag_values=values,
     )
+    report_of.define_flags(values)
     return values
 
 
@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
             f"benchmark input: unexpected {words[0]!r}; see keras-vmoe benchmark input --help"
         )
     settings = _settings(values)
-    report_of.check(values.json)
+    earlier = report_of.check("input", values)
     from keras_vmoe.trainers.benchmark import input as input_of
 
     pipeline = input_of.find_pipeline(settings)
@@ -103,7 +103,7 @@ def run(argv: Sequence[str]) -> int:
     for row in report["rows"]:
         print(tables.line(tables.INPUT, row))
     print(f"\n{tables.input_note(settings)}")
-    return report_of.end(report, values.json)
+    return report_of.end(report, values.json, earlier)
 
 
 def _settings(values: flags.FlagValues) -> settings_of.InputSettings:

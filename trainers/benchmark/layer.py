@@ -197,24 +197,11 @@ def make_candidates(
         routed: what became of the choices in this mode.
     """
     moe = stage.moe
-
-    def layer(x: tf.Tensor, seed: tf.Tensor | None = None) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        noise = None if seed is None else router_noise(moe, x, seed)
-        with layers.routing_metrics(settings.routing_metrics):
-            outputs = moe(x, noise=noise, training=seed is not None)
-        return outputs, moe.losses
-
     mlp = layers.MLP(settings.hidden_dim, dtype="float32")
     mlp.build((None, settings.width))
     rows = _rows(settings, (routed.kept, settings.width))
     slots = (moe.router.num_experts, routed.groups * routed.slots, settings.width)
-    found: dict[str, Candidate] = {}
-    if mode == FORWARD:
-        found["moe"] = graphs.forward(layer, stage.inputs)
-    else:
-        found["moe"] = graphs.forward_backward(
-            layer, moe.trainable_variables, stage.inputs, stage.upstream, stage.seed
-        )
+    found = {"moe": moe_candidate(settings, stage, mode)}
     calls = dense_calls(mlp, routed.kept, settings.chunk_rows)
     for name, call in calls.items():
         found[name] = _candidate(mode, call, mlp, rows)
@@ -222,6 +209,43 @@ def make_candidates(
         mode, lambda x: (moe.experts(x), []), moe.experts, _rows(settings, slots)
     )
     return found
+
+
+def moe_candidate(settings: LayerSettings, stage: Stage, mode: str) -> Candidate:
+    """Returns a candidate that runs a MoE layer on its inputs.
+
+    Args:
+        settings: the grid's.
+        stage: the layer with its inputs.
+        mode: `"forward"`, which is inference, or `"forward+backward"`.
+    """
+    moe = stage.moe
+
+    def layer(x: tf.Tensor, seed: tf.Tensor | None = None) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        noise = None if seed is None else router_noise(moe, x, seed)
+        with layers.routing_metrics(settings.routing_metrics):
+            outputs = moe(x, noise=noise, training=seed is not None)
+        return outputs, moe.losses
+
+    if mode == FORWARD:
+        return graphs.forward(layer, stage.inputs)
+    return graphs.forward_backward(
+        layer, moe.trainable_variables, stage.inputs, stage.upstream, stage.seed
+    )
+
+
+def dense_candidate(settings: LayerSettings, rows: int, mode: str) -> Candidate:
+    """Returns a candidate that runs a dense MLP of an expert's size on rows, all at once.
+
+    Args:
+        settings: the grid's.
+        rows: how many.
+        mode: `"forward"` or `"forward+backward"`.
+    """
+    mlp = layers.MLP(settings.hidden_dim, dtype="float32")
+    mlp.build((None, settings.width))
+    inputs = _rows(settings, (rows, settings.width))
+    return _candidate(mode, lambda x: (mlp(x), []), mlp, inputs)
 
 
 def _rows(settings: LayerSettings, shape: tuple[int, ...]) -> tf.Tensor:

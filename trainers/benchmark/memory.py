@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import resource
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_vmoe.trainers.benchmark import child
 from keras_vmoe.trainers.benchmark.settings import ModelSettings, Row
 
 # Run by `measure` alone; the help does not name it.
@@ -47,14 +47,8 @@ def ask(command: str, asked: Mapping[str, Any], what: str) -> int:
     Raises:
         RuntimeError: the process failed; the message holds its last line.
     """
-    words = [sys.executable, "-m", "keras_vmoe.trainers.cli", "benchmark", command]
-    done = subprocess.run([*words, json.dumps(asked)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        ended = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise RuntimeError(
-            f"the process that measures the memory of {what} ended with {done.returncode}: {ended}"
-        )
-    return int(json.loads(done.stdout.splitlines()[-1])[_PEAK])
+    (told,) = child.messages(command, asked, f"the memory of {what}")
+    return int(told[_PEAK])
 
 
 def tell(peak: int) -> None:
@@ -63,7 +57,7 @@ def tell(peak: int) -> None:
     Args:
         peak: bytes.
     """
-    print(json.dumps({_PEAK: peak}))
+    child.tell(**{_PEAK: peak})
 
 
 def main(words: Sequence[str]) -> int:

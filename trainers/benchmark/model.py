@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_vmoe import layers, models
+from keras_vmoe.layers.effects import RoutingCall
 from keras_vmoe.trainers import optimizers
 from keras_vmoe.trainers.benchmark import graphs, memory
 from keras_vmoe.trainers.benchmark.plain_vit import plain_vit
@@ -79,6 +80,17 @@ def build_model(row: Row, settings: ModelSettings) -> keras.Model:
         shared = {name: shape[name] for name in _SHARED_WITH_PLAIN}
         return plain_vit(settings.image_size, settings.batch_size, **shared)
     return models.from_variant(_DENSE, **arguments)
+
+
+def dense_twin(sparse: models.VMoE) -> models.ViT:
+    """Returns the same ViT without experts, its weights drawn anew.
+
+    Args:
+        sparse: the model.
+    """
+    known = inspect.signature(models.ViT).parameters
+    shared = {name: value for name, value in sparse.arguments.items() if name in known}
+    return models.ViT(**shared)
 
 
 def check_rows(settings: ModelSettings) -> None:
@@ -152,16 +164,25 @@ def make_step(model: keras.Model, mode: str, settings: ModelSettings) -> Candida
     return graphs.trace(train, images, labels)
 
 
-def kept_share(model: keras.Model, settings: ModelSettings) -> float | None:
-    """Returns the share of (token, choice) pairs that find a slot at inference, over all layers.
+def record(model: keras.Model, settings: ModelSettings) -> list[RoutingCall]:
+    """Returns how the MoE layers of a model route the batch at inference.
 
     Args:
-        model: any model; one without sparse layers gives `None`.
+        model: any model.
         settings: the table's.
     """
     images, _ = batch(settings, model.output_shape[-1])
     with layers.record_routing() as calls, layers.routing_metrics(False):
         model(images, training=False)
+    return calls
+
+
+def kept_share(calls: Sequence[RoutingCall]) -> float | None:
+    """Returns the share of (token, choice) pairs that found a slot, over all layers.
+
+    Args:
+        calls: what `record` gave; of a model without sparse layers it is `None`.
+    """
     kept = [keras.ops.convert_to_numpy(call.plan.kept).sum() for call in calls]
     choices = [
         int(call.batch) * int(call.tokens_per_image) * call.plan.kept.shape[-1] for call in calls
@@ -184,7 +205,7 @@ def measure_row(
         A row of the table for each pass.
     """
     model = build_model(row, settings)
-    share = kept_share(model, settings)
+    share = kept_share(record(model, settings))
     rows = []
     for mode in PASSES:
         peak = _peak(row, mode, settings, progress)

@@ -3,35 +3,72 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from keras_vmoe.trainers.benchmark import environment
+from absl import flags
+
+from keras_vmoe.trainers.benchmark import against, environment
 from keras_vmoe.trainers.errors import UsageError
 
+_PICTURES = (".png", ".pdf", ".svg")
 
-def check(json_file: str | None) -> None:
+
+class Earlier(NamedTuple):
+    """The run that this one is held against.
+
+    Attributes:
+        file: where it was read from.
+        report: what was read.
+    """
+
+    file: str
+    report: dict[str, Any]
+
+
+def define_flags(values: flags.FlagValues, plot: bool = False) -> None:
+    """Adds the flags that every table has.
+
+    Args:
+        values: the flags of the table.
+        plot: whether it can be drawn.
+    """
+    texts = {
+        "json": "A file to write the results to, as JSON.",
+        "against": "The JSON file of an earlier run, to compare this one with.",
+    }
+    if plot:
+        texts["plot"] = "A picture to draw, such as speed.png; its data goes beside it as CSV."
+    for name, text in texts.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+
+
+def check(table: str, values: flags.FlagValues) -> Earlier | None:
     """Finds before the long work what would make it useless.
 
     Args:
-        json_file: where the results are to be written, if anywhere.
+        table: its name.
+        values: the flags that `define_flags` added.
+
+    Returns:
+        The earlier run, if one is given.
 
     Raises:
-        UsageError: no file can be written there.
+        UsageError: no file can be written where one is wanted, or the earlier run is none of this
+            table.
+        ImportError: a picture is wanted and matplotlib is not installed.
         ValueError: another backend than TensorFlow.
     """
-    if json_file is not None:
-        path = Path(json_file).absolute()
-        try:
-            with tempfile.TemporaryFile(dir=path.parent):
-                can_be = not path.is_dir()
-        except OSError:
-            can_be = False
-        if not can_be:
-            raise UsageError(f"--json={json_file}: no file can be written there; name another")
+    _require_writable("json", values.json)
+    if "plot" in values and values.plot is not None:
+        _require_plot(values.plot)
+    earlier = None
+    if values.against is not None:
+        earlier = Earlier(values.against, against.read(table, values.against))
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -39,6 +76,32 @@ def check(json_file: str | None) -> None:
             "keras-vmoe benchmark measures TensorFlow. Received: "
             f"KERAS_BACKEND={keras.backend.backend()!r}; run it with KERAS_BACKEND=tensorflow"
         )
+    return earlier
+
+
+def _require_plot(file: str) -> None:
+    if Path(file).suffix not in _PICTURES:
+        raise UsageError(f"--plot={file}: a picture's name ends in {', '.join(_PICTURES)}")
+    _require_writable("plot", file)
+    try:
+        importlib.import_module("matplotlib")
+    except ImportError:
+        raise ImportError(
+            "matplotlib is not installed; --plot needs: pip install 'keras-vmoe[train]'"
+        ) from None
+
+
+def _require_writable(flag: str, file: str | None) -> None:
+    if file is None:
+        return
+    path = Path(file).absolute()
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            can_be = not path.is_dir()
+    except OSError:
+        can_be = False
+    if not can_be:
+        raise UsageError(f"--{flag}={file}: no file can be written there; name another")
 
 
 def begin(name: str, settings: Any) -> dict[str, Any]:
@@ -62,12 +125,13 @@ def begin(name: str, settings: Any) -> dict[str, Any]:
     }
 
 
-def end(report: dict[str, Any], json_file: str | None) -> int:
-    """Says how busy the machine was, and writes the report.
+def end(report: dict[str, Any], json_file: str | None, earlier: Earlier | None = None) -> int:
+    """Says how busy the machine was and how the run compares, and writes the report.
 
     Args:
         report: begun by `begin`.
         json_file: where to, if anywhere.
+        earlier: the run that it is held against.
 
     Returns:
         The exit code.
@@ -77,6 +141,9 @@ def end(report: dict[str, Any], json_file: str | None) -> int:
     print(
         f"\nload average {before:.2f} before, {after:.2f} after; this run itself adds to the latter"
     )
+    if earlier is not None:
+        report["against"] = against.compare(report, earlier.report, earlier.file)
+        print("\n".join(["", *against.lines(report, report["against"])]))
     if json_file is not None:
         Path(json_file).write_text(json.dumps(report, indent=1) + "\n")
         print(f"written: {json_file}")

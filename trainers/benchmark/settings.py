@@ -180,6 +180,35 @@ class DeviceSettings:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class InferenceSettings:
+    """The grid of `benchmark inference`.
+
+    Args:
+        model: a preset of `VMoE`.
+        experts: of its sparse blocks (e).
+        image_size: pixels.
+        capacities: capacity factors (C); `TRAIN` is the one that the model has in training.
+        batches: images of a batch (b).
+        threads: of the processes that measure, one each.
+        overrides: arguments of the model that differ from the preset.
+        rounds: interleaved rounds.
+        warmup: runs before them.
+        seed: of images and tokens.
+    """
+
+    model: str = "vmoe_s32"
+    experts: int = 8
+    image_size: int = 224
+    capacities: tuple[float | str, ...] = (0.2, 0.5, 1.0, TRAIN)
+    batches: tuple[int, ...] = (1, 8, 64)
+    threads: tuple[int, ...] = (1, 2)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 7
+    warmup: int = 1
+    seed: int = 0
+
+
 FORMS = ("auto", "branches", "kernels", "einsum")
 
 

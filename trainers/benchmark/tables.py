@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from keras_vmoe.trainers.benchmark.scaling_grid import ScalingSettings
 from keras_vmoe.trainers.benchmark.settings import (
     DeviceSettings,
+    InferenceSettings,
     InputSettings,
     LayerSettings,
     ModelSettings,
@@ -94,12 +96,56 @@ DEVICE = (
     Column("flops_paper", "MFLOPs", "paper's", ".0f", 6, 1e-6),
 )
 
+INFERENCE = (
+    Column("threads", "threads"),
+    Column("batch", "batch", "images"),
+    Column("capacity_factor", "C", form="g", width=5),
+    Column("slots", "slots", "E, group"),
+    Column("kept_share", "kept", "%", ".1f", 5, 100),
+    Column("images_per_second", "speed", "images/s", ",.1f", 8),
+    Column("cpu_ms_per_image", "time", "CPU-ms/image", ".2f"),
+    Column("moe.wall_ms", "MoE", "ms", ".2f", 8),
+    Column("moe.cpu_ms", "MoE", "CPU-ms", ".2f", 8),
+    Column("relative.wall", "relative", "wall", ".2f"),
+    Column("relative.cpu", "relative", "CPU", ".2f"),
+    Column("dense_images_per_second", "dense", "images/s", ",.1f", 8),
+    Column("ratio.wall", "ratio", "wall", ".2f"),
+    Column("ratio.cpu", "ratio", "CPU", ".2f"),
+)
+
+SCALING = (
+    Column("subject", "of", form="<", width=5),
+    Column("pass", "pass", form="<", width=16),
+    Column("axis", "varied", form="<", width=16),
+    Column("value", "value", form="g"),
+    Column("tokens", "n", "tokens", ",", 6),
+    Column("kept_share", "kept", "%", ".1f", 5, 100),
+    Column("time.wall_ms", "time", "ms", ".1f", 8),
+    Column("time.cpu_ms", "time", "CPU-ms", ".1f", 8),
+    Column("dense.wall_ms", "dense", "ms", ".1f", 7),
+    Column("dense.cpu_ms", "dense", "CPU-ms", ".1f", 7),
+    Column("relative.wall", "relative", "wall", ".2f"),
+    Column("relative.cpu", "relative", "CPU", ".2f"),
+    Column("predicted", "predicted", "FLOPs", ".2f"),
+    Column("over_predicted.wall", "over that", "wall", ".2f"),
+    Column("over_predicted.cpu", "over that", "CPU", ".2f"),
+)
+
 INPUT = (
     Column("stage", "up to", form="<", width=16),
     Column("images_per_second", "speed", "images/s", ",.0f", 9),
     Column("wall_ms", "time", "ms/image", ".3f", 8),
     Column("cpu_ms", "time", "CPU-ms/image", ".3f"),
     Column("added_cpu_ms", "this stage", "CPU-ms/image", ".3f"),
+)
+
+AUTOSCALE = (
+    Column("topology", "topology", form="<"),
+    *(
+        Column(f"{name}.{clock}_ms", name, unit, ".2f", scale=1e-3)
+        for name in ("draws", "length", "ntk", "total")
+        for clock, unit in (("cpu", "CPU-s"), ("wall", "s"))
+    ),
 )
 
 
@@ -121,23 +167,30 @@ def line(columns: Sequence[Column], row: Mapping[str, Any]) -> str:
         >>> line([Column("a.ms", "a", "ms", ".1f", 6), Column("b", "b")], {"a": {"ms": 2.25}})
         '   2.2  -'
     """
-    return _join(columns, [_cell(column, row) for column in columns])
+    return _join(columns, [cell(column, row) for column in columns])
 
 
-def _cell(column: Column, row: Mapping[str, Any]) -> str:
-    value: Any = row
+def value(column: Column, row: Mapping[str, Any]) -> Any:
+    """Returns what a row holds for a column, as it was measured; `None` where it was not."""
+    found: Any = row
     for key in column.path.split("."):
-        value = value.get(key) if value is not None else None
-    if value is None:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def cell(column: Column, row: Mapping[str, Any]) -> str:
+    """Returns what is written for a column of a row, not filled up to the column's width."""
+    found = value(column, row)
+    if found is None:
         return "-"
-    return format(value * column.scale if column.scale != 1 else value, column.form)
+    return format(found * column.scale if column.scale != 1 else found, column.form)
 
 
 def _join(columns: Sequence[Column], cells: Sequence[str]) -> str:
     parts = []
-    for column, cell in zip(columns, cells, strict=True):
+    for column, text in zip(columns, cells, strict=True):
         width = max(column.width, len(column.title), len(column.unit))
-        parts.append(f"{cell:<{width}}" if column.form == "<" else f"{cell:>{width}}")
+        parts.append(f"{text:<{width}}" if column.form == "<" else f"{text:>{width}}")
     return "  ".join(parts)
 
 
@@ -198,6 +251,41 @@ def input_note(settings: InputSettings) -> str:
         "last is the whole of it.\n"
         "this stage: what a row adds to the CPU time of the row above. Medians of "
         f"{settings.rounds} interleaved rounds of {settings.seconds:g} s."
+    )
+
+
+def inference_note(settings: InferenceSettings) -> str:
+    """Returns the lines below the table of inference."""
+    return (
+        "MoE: the MoE layers alone; relative = their time / their time at C=1. ratio = time of the "
+        "model / time of its dense twin, the same ViT without experts.\n"
+        f"Medians of {settings.rounds} interleaved rounds, {settings.model} with "
+        f"{settings.experts} experts, images of {settings.image_size} px, float32, batch priority, "
+        "no routing metrics; each number of threads in a process of its own.\n"
+        "slots: of an expert in a group, rounded as the router rounds; kept: share of the (token, "
+        "choice) pairs that found one."
+    )
+
+
+def scaling_note(settings: ScalingSettings) -> str:
+    """Returns the lines below the table of scaling."""
+    return (
+        "relative = time / time of a dense MLP, or of the model's dense twin, at the base; "
+        "predicted = FLOPs / its FLOPs: experts on kept choices, router, weighted sum.\n"
+        "over that = relative / predicted: what the way to the experts and back costs beside "
+        f"FLOPs. Medians of {settings.rounds} interleaved rounds.\n"
+        f"{scaling_base(settings)}, d={settings.width}, h={settings.hidden_dim}, batch priority, "
+        f"float32; model: {settings.num_layers} blocks, every other one sparse."
+    )
+
+
+def scaling_base(settings: ScalingSettings) -> str:
+    """Returns the base of the grid of scaling in words."""
+    base = settings.base
+    return (
+        f"base: E={base.experts}, k={base.selected}, C={base.capacity_factor:g}, {base.batch} "
+        f"images of {base.image_size} px, {base.images_per_group} a group, patches of "
+        f"{settings.patch_size} px"
     )
 
 

@@ -18,6 +18,7 @@ from keras_vmoe.analysis.figures.experts_per_image import (
 )
 from keras_vmoe.analysis.figures.gate_order import plot_gate_order as plot_gate_order
 from keras_vmoe.analysis.figures.gate_weights import plot_gate_weights as plot_gate_weights
+from keras_vmoe.analysis.figures.inference_speed import plot_inference_speed as plot_inference_speed
 from keras_vmoe.analysis.figures.k_matrix import SelectedSweep as SelectedSweep
 from keras_vmoe.analysis.figures.k_matrix import plot_k_matrix as plot_k_matrix
 from keras_vmoe.analysis.figures.patches_of_experts import (
@@ -26,6 +27,7 @@ from keras_vmoe.analysis.figures.patches_of_experts import (
 from keras_vmoe.analysis.figures.quality_cost import plot_quality_cost as plot_quality_cost
 from keras_vmoe.analysis.figures.router_value import plot_router_value as plot_router_value
 from keras_vmoe.analysis.figures.routing import plot_routing as plot_routing
+from keras_vmoe.analysis.figures.scaling import plot_scaling as plot_scaling
 from keras_vmoe.analysis.figures.success_rates import plot_success_rates as plot_success_rates
 from keras_vmoe.analysis.figures.sweeps import plot_sweeps as plot_sweeps
 from keras_vmoe.analysis.figures.sweeps import swept as swept
