@@ -260,6 +260,7 @@ class MapPositionEmbedding(keras.layers.Layer):
             name="embedding",
             shape=(1, *self.grid, input_shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
+            autocast=False,  # resized as it is, then rounded
         )
 
     def call(self, inputs: Any) -> Any:

@@ -237,14 +237,14 @@ def _gather_cells(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: 
 
 
 def resize_maps(inputs: Any, grid: Sides) -> Any:
-    """Resizes maps bilinearly; cells have areas, so corners are not aligned.
+    """Resizes maps bilinearly, in float32; cells have areas, so corners are not aligned.
 
     Args:
         inputs: `[b, rows, columns, d]`, rows and columns known.
         grid: the rows and columns wanted, ints or int tensors.
 
     Returns:
-        `[b, *grid, d]`; the inputs themselves where they have that grid.
+        `[b, *grid, d]`, of the inputs' dtype; the inputs themselves where they have that grid.
 
     Example:
 
@@ -259,18 +259,22 @@ def resize_maps(inputs: Any, grid: Sides) -> Any:
         f"inputs must have known rows and columns. Received: inputs of shape {inputs.shape}",
     )
     rows, columns = inputs.shape[1:3]
-    if not (isinstance(grid[0], int) and grid[0] == rows):
-        weights = _resizing(rows, grid[0], inputs.dtype)
-        inputs = kops.einsum("ir,brcd->bicd", weights, inputs)
-    if not (isinstance(grid[1], int) and grid[1] == columns):
-        weights = _resizing(columns, grid[1], inputs.dtype)
-        inputs = kops.einsum("jc,bicd->bijd", weights, inputs)
-    return inputs
+    if isinstance(grid[0], int) and isinstance(grid[1], int) and tuple(grid) == (rows, columns):
+        return inputs
+    maps = kops.cast(inputs, "float32")
+    maps = kops.einsum("ir,brcd->bicd", _resizing(rows, grid[0]), maps)
+    maps = kops.einsum("jc,bicd->bijd", _resizing(columns, grid[1]), maps)
+    return kops.cast(maps, inputs.dtype)
 
 
-def _resizing(old: int, new: Any, dtype: Any) -> Any:
-    """`[new, old]`: the share of each old cell in each new one."""
-    centres = (kops.cast(kops.arange(new), dtype) + 0.5) * (old / kops.cast(new, dtype)) - 0.5
+def _resizing(old: int, new: Any) -> Any:
+    """`[new, old]`: the share of each old cell in each new one.
+
+    In float32 whatever the maps: in half precision a centre such as 40.3 has no eighths left, and
+    the shares of a cell do not sum to 1.
+    """
+    places = kops.cast(kops.arange(new), "float32")
+    centres = (places + 0.5) * (old / kops.cast(new, "float32")) - 0.5
     centres = kops.clip(centres, 0.0, old - 1.0)
-    distance = kops.expand_dims(centres, 1) - kops.cast(kops.arange(old), dtype)
+    distance = kops.expand_dims(centres, 1) - kops.cast(kops.arange(old), "float32")
     return kops.relu(1.0 - kops.abs(distance))
