@@ -10,7 +10,7 @@ from keras import ops as kops
 from keras_vmoe import ops
 from keras_vmoe.layers.experts import fresh_initializer, serialized_initializer
 from keras_vmoe.layers.transformer import make_norm
-from keras_vmoe.ops.maps import ceil_divide
+from keras_vmoe.ops.sizes import ceil_divide
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
 Shape = tuple[int | None, ...]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from keras import ops as kops
 
+from keras_vmoe.ops.sizes import ceil_divide, larger, smaller
 from keras_vmoe.ops.validation import require, require_rank
 
 Sides = tuple[Any, Any]
@@ -25,20 +26,6 @@ class Windows(NamedTuple):
 
     tokens: Any
     mask: Any
-
-
-def ceil_divide(value: Any, divisor: Any) -> Any:
-    """The quotient of two ints, or of int tensors, rounded up."""
-    return -(-value // divisor)
-
-
-def _smaller(a: Any, b: Any) -> Any:
-    known = isinstance(a, int) and isinstance(b, int)
-    return min(a, b) if known else kops.minimum(a, b)
-
-
-def _at_least_zero(value: Any) -> Any:
-    return max(value, 0) if isinstance(value, int) else kops.maximum(value, 0)
 
 
 def _all_zero(*values: Any) -> bool:
@@ -75,7 +62,7 @@ def partition_windows(inputs: Any, window: Sides) -> Windows:
     """
     require_rank("inputs", inputs, 4, "[images, rows, columns, width]")
     batch, rows, columns, width = kops.shape(inputs)
-    down, across = _smaller(window[0], rows), _smaller(window[1], columns)
+    down, across = smaller(window[0], rows), smaller(window[1], columns)
     counts = (ceil_divide(rows, down), ceil_divide(columns, across))
     missing = (counts[0] * down - rows, counts[1] * across - columns)
     mask = None
@@ -115,7 +102,7 @@ def join_windows(tokens: Any, window: Sides, grid: Sides) -> Any:
     True
     """
     rows, columns = grid
-    down, across = _smaller(window[0], rows), _smaller(window[1], columns)
+    down, across = smaller(window[0], rows), smaller(window[1], columns)
     counts = (ceil_divide(rows, down), ceil_divide(columns, across))
     width = tokens.shape[-1]
     maps = kops.reshape(tokens, (-1, counts[0], counts[1], down, across, width))
@@ -145,7 +132,7 @@ def patch_padding(size: Any, kernel_size: int, stride: int, dilation: int = 1) -
     extent = (kernel_size - 1) * dilation + 1
     before = max(extent - stride, 0) // 2
     last = (ceil_divide(size, stride) - 1) * stride
-    return before, _at_least_zero(last + extent - before - size)
+    return before, larger(last + extent - before - size, 0)
 
 
 def pad_for_patches(inputs: Any, kernel_size: int, stride: int, dilation: int = 1) -> Any:
