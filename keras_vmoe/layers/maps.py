@@ -10,7 +10,7 @@ from keras import ops as kops
 from keras_vmoe import ops
 from keras_vmoe.layers.experts import fresh_initializer, serialized_initializer
 from keras_vmoe.layers.transformer import make_norm
-from keras_vmoe.ops.maps import ceil_divide
+from keras_vmoe.ops.sizes import ceil_divide
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
 Shape = tuple[int | None, ...]
@@ -260,6 +260,7 @@ class MapPositionEmbedding(keras.layers.Layer):
             name="embedding",
             shape=(1, *self.grid, input_shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
+            autocast=False,  # resized as it is, then rounded
         )
 
     def call(self, inputs: Any) -> Any:

@@ -284,22 +284,24 @@ class MoEMLP(keras.layers.Layer):
         return given
 
     def _slots(
-        self, groups: Groups, length: int, training: bool, routing: dict[str, Any]
+        self, groups: Groups, length: Any, training: bool, routing: dict[str, Any]
     ) -> tuple[Any, Any]:
         """Slots per expert in the buffers, and `[g]` slots in use where groups are not full."""
         factors = {k: v for k, v in routing.items() if k in ("num_selected", "capacity_factor")}
 
-        def slots(tokens: int) -> int:
-            return self.router.capacity(tokens, training, **factors) if tokens else 0
+        def slots(tokens: Any) -> Any:
+            return self.router.capacity(tokens, training, **factors)
 
         size = groups.images_per_group
         if groups.mask is None:
             return slots(size * length), None
+        real = kops.sum(kops.cast(groups.mask, "int32"), axis=-1)
+        if not isinstance(length, int):  # maps of any size
+            return slots(size * length), kops.where(real > 0, slots(real), 0)
         known = isinstance(size, int)
         most = (size if known else self.images_per_group) * length
-        by_tokens = [slots(tokens) for tokens in range(most + 1)]
+        by_tokens = [0, *(slots(tokens) for tokens in range(1, most + 1))]
         table = kops.convert_to_tensor(by_tokens, dtype="int32")
-        real = kops.sum(kops.cast(groups.mask, "int32"), axis=-1)
         whole = by_tokens[size * length] if known else kops.take(table, size * length)
         return whole, kops.take(table, real)
 

@@ -11,6 +11,8 @@ from keras import ops as kops
 
 from keras_vmoe import ops
 from keras_vmoe.layers import effects
+from keras_vmoe.ops.capacity import traced_capacity
+from keras_vmoe.ops.sizes import is_known, larger, smaller
 from keras_vmoe.ops.validation import (
     require,
     require_choice,
@@ -123,39 +125,40 @@ class Router(keras.layers.Layer):
 
     def capacity(
         self,
-        num_tokens: int,
+        num_tokens: Any,
         training: bool = False,
         num_selected: int | None = None,
         capacity_factor: float | None = None,
-    ) -> int:
+    ) -> Any:
         """Slots per expert in a group of `num_tokens`: at least 1, at most a member's tokens.
 
         Args:
-            num_tokens: tokens in the group (s), of all members.
+            num_tokens: tokens in the group (s), of all members; an int, or an int tensor.
             training: which of the two capacity factors holds.
             num_selected: overrides the router's own.
             capacity_factor: overrides the router's own.
         """
         k = self._choices_per_token(num_selected)
-        most = max(num_tokens // self.num_members, 1)
+        most = larger(num_tokens // self.num_members, 1)
         if self.expert_capacity is not None and capacity_factor is None:
-            return min(self.expert_capacity, most)
+            return smaller(self.expert_capacity, most)
         factor = capacity_factor
         if factor is None and not training:
             factor = self.eval_capacity_factor
         if factor is None:
             factor = self.capacity_factor
         require(factor > 0, f"capacity_factor must be above 0. Received: capacity_factor={factor}")
-        slots = ops.compute_capacity(
-            num_tokens,
+        settings = (
             self.num_experts,
             factor,
             k,
             self.capacity_rounding,
             self.capacity_multiple_of,
-            at_least_one=True,  # a small batch must not fail
         )
-        return min(slots, most)
+        if not is_known(num_tokens):
+            return smaller(traced_capacity(num_tokens, *settings), most)
+        # At least one: a small batch must not fail.
+        return smaller(ops.compute_capacity(num_tokens, *settings, at_least_one=True), most)
 
     def _noise(self, logits: Any, noise: Any, training: bool) -> Any | None:
         """Unit normal noise like `logits`: handed in, drawn in training, or none."""

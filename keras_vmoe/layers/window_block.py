@@ -12,7 +12,8 @@ from keras_vmoe.layers.attention import MultiHeadAttention
 from keras_vmoe.layers.experts import fresh_initializer, serialized_initializer
 from keras_vmoe.layers.moe_mlp import token_mask
 from keras_vmoe.layers.transformer import EncoderBlock
-from keras_vmoe.ops.maps import Sides, ceil_divide
+from keras_vmoe.ops.maps import Sides
+from keras_vmoe.ops.sizes import ceil_divide
 from keras_vmoe.ops.validation import require, require_positive_int, require_rank
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from keras_vmoe.ops.maps import ceil_divide
+from keras_vmoe.ops.sizes import ceil_divide
 from keras_vmoe.ops.validation import require
 
 STRIDES = (4, 2, 2, 2)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+from keras import ops as kops
 
 from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
@@ -64,3 +67,38 @@ def compute_capacity(
         "Raise capacity_factor or route larger groups.",
     )
     return capacity + (-capacity) % (multiple_of or 1)
+
+
+def traced_capacity(
+    num_tokens: Any,
+    num_experts: int,
+    capacity_factor: float,
+    num_selected: int = 1,
+    rounding: str = "ceil",
+    multiple_of: int | None = 4,
+) -> Any:
+    """`compute_capacity` with `at_least_one`, of token counts that only the running graph knows.
+
+    In float64, as Python counts, so that both are the same for every number of tokens; on
+    TensorFlow, since JAX knows all shapes and has no float64 by default.
+
+    Args:
+        num_tokens: an int tensor of any shape.
+        num_experts, capacity_factor, num_selected, rounding, multiple_of: as of
+            `compute_capacity`, which checks them.
+
+    Returns:
+        int32, of the same shape.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> from keras_vmoe.ops import capacity
+    >>> capacity.traced_capacity(tf.constant([400, 1]), 32, 1.05, num_selected=2).numpy().tolist()
+    [28, 4]
+    """
+    compute_capacity(1, num_experts, capacity_factor, num_selected, rounding, multiple_of, True)
+    raw = kops.cast(num_tokens, "float64") * num_selected * capacity_factor / num_experts
+    whole = kops.ceil(raw) if rounding == "ceil" else kops.round(raw)
+    slots = kops.maximum(kops.cast(whole, "int32"), 1)
+    return slots + (-slots) % (multiple_of or 1)

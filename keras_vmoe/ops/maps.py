@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from keras import ops as kops
 
+from keras_vmoe.ops.sizes import ceil_divide, larger, smaller
 from keras_vmoe.ops.validation import require, require_rank
 
 Sides = tuple[Any, Any]
@@ -25,20 +26,6 @@ class Windows(NamedTuple):
 
     tokens: Any
     mask: Any
-
-
-def ceil_divide(value: Any, divisor: Any) -> Any:
-    """The quotient of two ints, or of int tensors, rounded up."""
-    return -(-value // divisor)
-
-
-def _smaller(a: Any, b: Any) -> Any:
-    known = isinstance(a, int) and isinstance(b, int)
-    return min(a, b) if known else kops.minimum(a, b)
-
-
-def _at_least_zero(value: Any) -> Any:
-    return max(value, 0) if isinstance(value, int) else kops.maximum(value, 0)
 
 
 def _all_zero(*values: Any) -> bool:
@@ -75,7 +62,7 @@ def partition_windows(inputs: Any, window: Sides) -> Windows:
     """
     require_rank("inputs", inputs, 4, "[images, rows, columns, width]")
     batch, rows, columns, width = kops.shape(inputs)
-    down, across = _smaller(window[0], rows), _smaller(window[1], columns)
+    down, across = smaller(window[0], rows), smaller(window[1], columns)
     counts = (ceil_divide(rows, down), ceil_divide(columns, across))
     missing = (counts[0] * down - rows, counts[1] * across - columns)
     mask = None
@@ -115,7 +102,7 @@ def join_windows(tokens: Any, window: Sides, grid: Sides) -> Any:
     True
     """
     rows, columns = grid
-    down, across = _smaller(window[0], rows), _smaller(window[1], columns)
+    down, across = smaller(window[0], rows), smaller(window[1], columns)
     counts = (ceil_divide(rows, down), ceil_divide(columns, across))
     width = tokens.shape[-1]
     maps = kops.reshape(tokens, (-1, counts[0], counts[1], down, across, width))
@@ -145,7 +132,7 @@ def patch_padding(size: Any, kernel_size: int, stride: int, dilation: int = 1) -
     extent = (kernel_size - 1) * dilation + 1
     before = max(extent - stride, 0) // 2
     last = (ceil_divide(size, stride) - 1) * stride
-    return before, _at_least_zero(last + extent - before - size)
+    return before, larger(last + extent - before - size, 0)
 
 
 def pad_for_patches(inputs: Any, kernel_size: int, stride: int, dilation: int = 1) -> Any:
@@ -237,14 +224,14 @@ def _gather_cells(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: 
 
 
 def resize_maps(inputs: Any, grid: Sides) -> Any:
-    """Resizes maps bilinearly; cells have areas, so corners are not aligned.
+    """Resizes maps bilinearly, in float32; cells have areas, so corners are not aligned.
 
     Args:
         inputs: `[b, rows, columns, d]`, rows and columns known.
         grid: the rows and columns wanted, ints or int tensors.
 
     Returns:
-        `[b, *grid, d]`; the inputs themselves where they have that grid.
+        `[b, *grid, d]`, of the inputs' dtype; the inputs themselves where they have that grid.
 
     Example:
 
@@ -259,18 +246,22 @@ def resize_maps(inputs: Any, grid: Sides) -> Any:
         f"inputs must have known rows and columns. Received: inputs of shape {inputs.shape}",
     )
     rows, columns = inputs.shape[1:3]
-    if not (isinstance(grid[0], int) and grid[0] == rows):
-        weights = _resizing(rows, grid[0], inputs.dtype)
-        inputs = kops.einsum("ir,brcd->bicd", weights, inputs)
-    if not (isinstance(grid[1], int) and grid[1] == columns):
-        weights = _resizing(columns, grid[1], inputs.dtype)
-        inputs = kops.einsum("jc,bicd->bijd", weights, inputs)
-    return inputs
+    if isinstance(grid[0], int) and isinstance(grid[1], int) and tuple(grid) == (rows, columns):
+        return inputs
+    maps = kops.cast(inputs, "float32")
+    maps = kops.einsum("ir,brcd->bicd", _resizing(rows, grid[0]), maps)
+    maps = kops.einsum("jc,bicd->bijd", _resizing(columns, grid[1]), maps)
+    return kops.cast(maps, inputs.dtype)
 
 
-def _resizing(old: int, new: Any, dtype: Any) -> Any:
-    """`[new, old]`: the share of each old cell in each new one."""
-    centres = (kops.cast(kops.arange(new), dtype) + 0.5) * (old / kops.cast(new, dtype)) - 0.5
+def _resizing(old: int, new: Any) -> Any:
+    """`[new, old]`: the share of each old cell in each new one.
+
+    In float32 whatever the maps: in half precision a centre such as 40.3 has no eighths left, and
+    the shares of a cell do not sum to 1.
+    """
+    places = kops.cast(kops.arange(new), "float32")
+    centres = (places + 0.5) * (old / kops.cast(new, "float32")) - 0.5
     centres = kops.clip(centres, 0.0, old - 1.0)
-    distance = kops.expand_dims(centres, 1) - kops.cast(kops.arange(old), dtype)
+    distance = kops.expand_dims(centres, 1) - kops.cast(kops.arange(old), "float32")
     return kops.relu(1.0 - kops.abs(distance))

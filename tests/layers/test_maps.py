@@ -1,5 +1,6 @@
 """Patches that overlap, merging, and positions of maps."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -44,3 +45,29 @@ def test_what_is_out_of_range_is_refused():
         layers.PatchMerging(2, 4, norm="both")
     with pytest.raises(ValueError, match="dilation must be an integer of at least 1"):
         layers.OverlappingPatchEmbedding(4, 4)(maps(1, 8, 8, 3), dilation=0)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_positions_of_another_grid_are_those_of_float32(policy):
+    positions = layers.MapPositionEmbedding((56, 5), dtype=policy)
+    zeros = np.zeros((1, 256, 7, 2), "float32")
+    positions.build(zeros.shape)
+    positions.embedding.assign(maps(1, 56, 5, 2))
+    shares = [resizing_loop(old, new) for old, new in ((56, 256), (5, 7))]
+    wanted = np.einsum("ir,jc,brcd->bijd", *shares, np.asarray(positions.embedding))
+    found = np.asarray(keras.ops.cast(positions(zeros), "float32"))
+    np.testing.assert_allclose(
+        found, wanted, rtol=2**-8 if policy == "mixed_bfloat16" else 1e-4, atol=1e-5
+    )
+
+
+def resizing_loop(old, new):
+    """Rows of two shares that sum to 1, of the cells whose centres are nearest."""
+    shares = np.zeros((new, old))
+    for i in range(new):
+        place = min(max((i + 0.5) * old / new - 0.5, 0), old - 1)
+        below = int(place)
+        shares[i, below] += below + 1 - place
+        if place > below:
+            shares[i, below + 1] += place - below
+    return shares

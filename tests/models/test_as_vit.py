@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_vmoe
 from keras_vmoe import checkpoints, models
@@ -131,6 +132,19 @@ def test_a_pyramid_has_the_maps_of_images_of_any_size(windows):
     wanted = models.pooled_features(same)(x)["pre_norm"]
     found = np.asarray(pyramid(x)["P5"]).mean((1, 2))
     np.testing.assert_allclose(found, np.asarray(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize("router", ["top_k", "expert_choice"])
+def test_a_sparse_pyramid_routes_images_of_any_size(router):
+    """Each size within one graph as eagerly, where its number of tokens is known."""
+    settings = {"num_selected": 2} if router == "top_k" else {}
+    model = tiny_model(placement="every_2", num_experts=3, router=router, **settings)
+    pyramid = models.feature_pyramid(model)
+    graph = tf.function(pyramid, input_signature=[tf.TensorSpec([None, None, None, 3])])
+    for shape in SHAPES:
+        wanted, found = pyramid(images(*shape)), graph(images(*shape))
+        for level, maps in wanted.items():
+            np.testing.assert_allclose(found[level], maps, atol=1e-5)
 
 
 def test_windows_keep_their_size_or_their_number():

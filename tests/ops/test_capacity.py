@@ -1,9 +1,11 @@
 """Capacity against the reference's table and the numbers of the paper."""
 
+import keras
 import numpy as np
 import pytest
 
 from keras_vmoe import ops
+from keras_vmoe.ops import capacity
 from tests.support.golden import load
 
 
@@ -41,6 +43,16 @@ def test_numbers_of_the_paper(tokens, experts, factor, ceiled, rounded):
     arguments = (tokens, experts, factor, 2)
     assert ops.compute_capacity(*arguments) == ceiled
     assert ops.compute_capacity(*arguments, rounding="round", multiple_of=1) == rounded
+
+
+@pytest.mark.parametrize("rounding", ["ceil", "round"])
+def test_counts_of_a_graph_have_the_capacity_of_ints(rounding):
+    tokens = np.arange(1, 3000)
+    for experts, factor, k, multiple in ((8, 1.05, 2, 4), (32, 0.7, 1, 1), (6, 1.1, 1, None)):
+        settings = (experts, factor, k, rounding, multiple)
+        found = capacity.traced_capacity(keras.ops.convert_to_tensor(tokens), *settings)
+        wanted = [ops.compute_capacity(n, *settings, at_least_one=True) for n in tokens]
+        np.testing.assert_array_equal(np.asarray(found), wanted)
 
 
 def test_round_is_half_to_even():

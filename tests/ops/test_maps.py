@@ -121,6 +121,16 @@ def test_resized_maps_are_the_mean_of_the_nearest_cells():
     np.testing.assert_allclose(up, wanted, atol=1e-5)
 
 
+def test_half_precision_resizes_maps_as_float32_does():
+    x = maps(1, 56, 3, 1)
+    table = keras.ops.cast(x, "bfloat16")
+    found = ops.resize_maps(table, (256, 7))
+    assert keras.backend.standardize_dtype(found.dtype) == "bfloat16"
+    exact = ops.resize_maps(keras.ops.cast(table, "float32"), (256, 7))
+    difference = np.asarray(keras.ops.cast(found, "float32")) - np.asarray(exact)
+    assert np.abs(difference).max() < 2**-8 * np.abs(x).max()
+
+
 def test_what_is_no_map_is_refused():
     with pytest.raises(ValueError, match=r"inputs must have shape \[images, rows, columns"):
         ops.partition_windows(maps(2, 3, 4), (1, 1))
