@@ -170,18 +170,6 @@ def test_not_finite_numbers_are_null(tmp_path):
     assert row["y"] == 1.0
 
 
-def test_repeats_follow_from_their_keys_alone():
-    protocol = autoscale.Protocol(image_size=32, repeats=2, seed=4)
-    images = protocol.gaussian_images(2)
-    topology = "4,2,2|2,1,2|2,1,2|2,1,2|16,8"
-    first = protocol.measure(topology, images, 3, 1)
-    assert protocol.measure(topology, images, 3, 1) == first
-    others = [protocol.measure(topology, images, *key) for key in ((4, 1), (3, 0))]
-    assert len({first.length, *(other.length for other in others)}) == 3
-    shared = autoscale.Protocol(image_size=32, repeats=2, seed=4, compat=True)
-    assert shared.measure(topology, images, 3, 1) != first
-
-
 @pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     """In real processes: one worker without a stop, and two of which SIGKILL takes the parent."""
