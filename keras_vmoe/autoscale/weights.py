@@ -7,12 +7,14 @@ arrays costs a hundredth of building a Keras model.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from keras_vmoe.models import AsViT, Genotype
+from keras_vmoe.models.vit import image_shape
 from keras_vmoe.ops.validation import require
 
 _DEVIATION = 0.02
@@ -126,7 +128,8 @@ def model_weights(model: AsViT) -> Weights:
     """The weights that a model has now, as the measures take them.
 
     Args:
-        model: a dense `AsViT`, in which norms stand before layers, and tokens have no positions.
+        model: a dense `AsViT`, in which norms stand before layers, and tokens have no positions;
+            with the exact GELU, norms' epsilon of 1e-5, and the windows of its own image size.
 
     Raises:
         ValueError: a model that the published search does not know.
@@ -136,13 +139,7 @@ def model_weights(model: AsViT) -> Weights:
         >>> model_weights(model)["encoder_block_0/attention/qkv/kernel"].shape
         (8, 24)
     """
-    own = {"pos_emb": None, "placement": "none", "merge_norm": "pre", "channels": _CHANNELS}
-    for name, value in own.items():
-        found = model.arguments[name]
-        require(
-            found == value,
-            f"model must have {name}={value!r} to be measured. Received: {name}={found!r}",
-        )
+    _check_measured(model.arguments)
     arrays = {variable.path: np.asarray(variable) for variable in model.weights}
     # A functional model puts its own name before none of them, but a wrapped one may.
     arrays = {path.removeprefix(f"{model.name}/"): value for path, value in arrays.items()}
@@ -159,6 +156,33 @@ def model_weights(model: AsViT) -> Weights:
             flat = [x.reshape(*x.shape[:-2], -1) for x in parts]
             weights[f"{block}qkv/{kind}"] = np.concatenate(flat, -1)
     return weights
+
+
+def _check_measured(arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments of a model by which it calculates otherwise than the measures."""
+    own = {
+        "pos_emb": None,
+        "placement": "none",
+        "merge_norm": "pre",
+        "channels": _CHANNELS,
+        "activation": "gelu",
+        "layer_norm_epsilon": 1e-5,
+    }
+    exact = keras.activations.get(arguments["activation"]) is keras.activations.gelu
+    for name, value in own.items():
+        found = arguments[name]
+        require(
+            found == value or (name == "activation" and exact),
+            f"model must have {name}={value!r} to be measured. Received: {name}={found!r}",
+        )
+    pretrain_size, image_size = arguments["pretrain_size"], arguments["image_size"]
+    require(
+        arguments["windows"] == "number"
+        or pretrain_size is None
+        or image_shape(pretrain_size) == image_shape(image_size),
+        "model must have windows='number', or the windows of its image_size, to be measured. "
+        f"Received: windows='size' of pretrain_size={pretrain_size} with image_size={image_size}",
+    )
 
 
 def count_params(genotype: Genotype, num_classes: int = 1000) -> int:

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -265,7 +266,22 @@ def test_refusals(call, message):
         call(*linear_case())
 
 
-def test_models_that_the_search_does_not_know_are_refused():
-    model = models.AsViT(TINY, num_classes=None, image_size=32, pos_emb="absolute")
-    with pytest.raises(ValueError, match="pos_emb=None to be measured"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pos_emb": "absolute"}, "pos_emb=None to be measured"),
+        ({"activation": "relu"}, "activation='gelu' to be measured.*'relu'"),
+        ({"layer_norm_epsilon": 0.1}, "layer_norm_epsilon=1e-05 to be measured.*0.1"),
+        ({"windows": "size", "pretrain_size": 64}, "windows of its image_size.*=64"),
+    ],
+)
+def test_models_that_the_search_does_not_know_are_refused(arguments, message):
+    model = models.AsViT(TINY, num_classes=None, image_size=32, **arguments)
+    with pytest.raises(ValueError, match=message):
         autoscale.model_weights(model)
+
+
+def test_models_that_calculate_the_same_are_taken():
+    own = {"activation": keras.activations.gelu, "windows": "size", "pretrain_size": (32, 32)}
+    model = models.AsViT(TINY, num_classes=None, image_size=32, **own)
+    assert "embedding/kernel" in autoscale.model_weights(model)
