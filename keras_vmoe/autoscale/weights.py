@@ -82,6 +82,52 @@ def _maps(genotype: Genotype) -> Iterator[Dense]:
             yield from block_maps(genotype, stage, name)
 
 
+def _norms(genotype: Genotype) -> dict[str, int]:
+    """The widths of the LayerNorms by their names."""
+    widths = {"embedding_norm": genotype.widths[0], "encoder_norm": genotype.widths[-1]}
+    for stage, names in enumerate(block_names(genotype)):
+        if stage:
+            widths[f"merging_{stage}/norm"] = merging(genotype, stage).inputs
+        for name in names:
+            for norm in ("attention_norm", "mlp_norm"):
+                widths[f"{name}/{norm}"] = genotype.widths[stage]
+    return widths
+
+
+def check_weights(genotype: Genotype, weights: Weights) -> None:
+    """Refuses weights of another network.
+
+    Args:
+        genotype: the network.
+        weights: as `draw_weights` or `model_weights` gives them; a head's are not looked at.
+
+    Raises:
+        ValueError: a kernel or bias that is missing, of another shape, or of no place in it.
+    """
+    wanted: dict[str, tuple[int, ...]] = {}
+    for dense in (embedding(genotype), *_maps(genotype)):
+        wanted[f"{dense.name}/kernel"] = (dense.inputs, dense.outputs)
+        if dense.has_bias:
+            wanted[f"{dense.name}/bias"] = (dense.outputs,)
+    found = {
+        name: value.shape
+        for name, value in weights.items()
+        if name.startswith(("embedding", "merging_", "encoder_"))
+    }
+    # Of norms only those are there that a model has learned.
+    for norm, width in _norms(genotype).items():
+        for name in (f"{norm}/gamma", f"{norm}/beta"):
+            if name in found:
+                wanted[name] = (width,)
+    for name in sorted(wanted | found):
+        own, received = wanted.get(name, "none"), found.get(name, "none")
+        require(
+            own == received,
+            f"weights must be those of genotype='{genotype}', whose {name} has the shape {own}. "
+            f"Received: {received}; draw them with draw_weights(genotype, rng)",
+        )
+
+
 def draw_weights(
     genotype: Genotype, rng: np.random.Generator, embedding_rng: np.random.Generator | None = None
 ) -> Weights:
@@ -198,10 +244,7 @@ def count_params(genotype: Genotype, num_classes: int = 1000) -> int:
     """
     dense = [embedding(genotype), *_maps(genotype)]
     total = sum(one.outputs * (one.inputs + one.has_bias) for one in dense)
-    # A LayerNorm has a scale and an offset: two a block, one at both ends, one before a merging.
-    blocks = sum(w * depth for w, depth in zip(genotype.widths, genotype.depths, strict=True))
-    ends = genotype.widths[0] + genotype.widths[-1]
-    patches = sum(merging(genotype, stage).inputs for stage in (1, 2, 3))
     width = genotype.widths[-1]
     head = width * (width + 1) + num_classes * (width + 1)
-    return total + 2 * (2 * blocks + ends + patches) + head
+    # A LayerNorm has a scale and an offset.
+    return total + 2 * sum(_norms(genotype).values()) + head
