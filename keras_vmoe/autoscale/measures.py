@@ -64,6 +64,11 @@ def draw_circle(rng: np.random.Generator, image_size: int) -> np.ndarray:
 
     Returns:
         `[2, image_size, image_size, 3]` float32.
+
+    Example:
+        >>> axes = draw_circle(np.random.default_rng(0), image_size=32).reshape(2, -1)
+        >>> np.allclose(axes @ axes.T, np.eye(2), atol=1e-6)
+        True
     """
     gaussian = rng.standard_normal((image_size * image_size * 3, 2))
     axes, _ = np.linalg.qr(gaussian)
@@ -96,7 +101,8 @@ def manifold_length(
         The length, in units of the features.
 
     Raises:
-        ValueError: an unknown convention, too few angles, or a size that the network does not take.
+        ValueError: an unknown convention, too few angles, a circle whose size or type the network
+            does not take, or weights of another network.
 
     Example:
         >>> genotype = Genotype.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
@@ -132,6 +138,15 @@ def curve_measures(
     Raises:
         ValueError: as `manifold_length`.
 
+    Example:
+        >>> from keras_vmoe.autoscale.weights import draw_weights
+        >>> genotype = Genotype.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
+        >>> rng = np.random.default_rng(0)
+        >>> weights, circle = draw_weights(genotype, rng), draw_circle(rng, image_size=32)
+        >>> found = curve_measures(genotype, weights, circle)
+        >>> found.length == manifold_length(genotype, weights, circle), found.curvature > 0
+        (True, True)
+
     Reference: Chen et al. 2022, arXiv 2202.11921 (As-ViT), section 3.1; Poole et al. 2016.
     """
     curve = trace_curve(genotype, weights, circle, convention, num_angles, order=2)
@@ -165,7 +180,7 @@ def trace_curve(
     require_choice("convention", convention, CONVENTIONS)
     require(num_angles >= 2, f"num_angles must be at least 2. Received: num_angles={num_angles}")
     require_tensorflow()
-    network.check(genotype, circle.shape[1])
+    network.check_images("circle", circle, genotype, weights)
     # 0 and 2 pi are one point, which is calculated once.
     angles = np.linspace(0, 2 * np.pi, num_angles)[:-1]
     radius = np.sqrt(circle[0].size) if convention == "paper" else 1.0
@@ -241,8 +256,17 @@ def ntk_condition_number(images: np.ndarray, genotype: Genotype | str, weights: 
         The largest eigenvalue over the smallest; NaN where the kernel is singular or not finite.
 
     Raises:
-        ValueError: fewer than two images, images that are not finite, or a size that the network
-            does not take.
+        ValueError: fewer than two images, images that are not finite or whose size or type the
+            network does not take, or weights of another network.
+
+    Example:
+        >>> from keras_vmoe.autoscale.weights import draw_weights
+        >>> genotype = Genotype.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
+        >>> rng = np.random.default_rng(0)
+        >>> weights = draw_weights(genotype, rng)
+        >>> images = rng.standard_normal((2, 32, 32, 3), "float32")
+        >>> ntk_condition_number(images, genotype, weights) > 1
+        True
 
     Reference: Chen et al. 2022, arXiv 2202.11921 (As-ViT), section 3.2.
     """
@@ -253,8 +277,8 @@ def ntk_condition_number(images: np.ndarray, genotype: Genotype | str, weights: 
         "images must be at least two, [images, height, width, 3]. Received: images of shape "
         f"{images.shape}",
     )
+    network.check_images("images", images, genotype, weights)
     require(bool(np.isfinite(images).all()), "images must be finite. Received: some that are not")
-    network.check(genotype, images.shape[1])
     return condition_number(ntk_gram(images, genotype, weights))
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from keras_vmoe import ops
-from keras_vmoe.autoscale.weights import Weights, block_names
+from keras_vmoe.autoscale.weights import Weights, block_names, check_weights
 from keras_vmoe.models.genotype import STRIDES, Genotype
 from keras_vmoe.ops.validation import require
 
@@ -67,6 +68,35 @@ def check(genotype: Genotype, image_size: int) -> None:
             f"Received: {genes.splits} in genotype='{genotype}' with image_size={image_size}; take "
             "other splits, or an image_size that gives a grid they divide",
         )
+
+
+def check_images(name: str, images: np.ndarray, genotype: Genotype, weights: Weights) -> None:
+    """Refuses images that the measures cannot take, and weights of another network or type.
+
+    Args:
+        name: of the images in messages.
+        images: `[b, s, s, 3]`, of the weights' floating type.
+        genotype: the network.
+        weights: of it.
+
+    Raises:
+        ValueError: another shape or type, see also `check` and `check_weights`.
+    """
+    shape = tuple(images.shape)
+    require(
+        len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3,
+        f"{name} must be square images of three channels, [images, side, side, 3]. Received: "
+        f"{name} of shape {shape}; crop or pad them, and repeat the channel of grey ones",
+    )
+    check(genotype, shape[1])
+    check_weights(genotype, weights)
+    types = sorted({str(value.dtype) for value in weights.values()})
+    require(
+        types == [images.dtype] and images.dtype in ("float32", "float64"),
+        f"{name} and weights must have one type, float32 or float64. Received: {name} of "
+        f"{images.dtype}, weights of {', '.join(types)}; take {name}.astype('float32'), normalised "
+        "as for training",
+    )
 
 
 def pooled_features(

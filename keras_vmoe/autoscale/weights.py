@@ -7,12 +7,14 @@ arrays costs a hundredth of building a Keras model.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 from keras_vmoe.models import AsViT, Genotype
+from keras_vmoe.models.vit import image_shape
 from keras_vmoe.ops.validation import require
 
 _DEVIATION = 0.02
@@ -80,6 +82,52 @@ def _maps(genotype: Genotype) -> Iterator[Dense]:
             yield from block_maps(genotype, stage, name)
 
 
+def _norms(genotype: Genotype) -> dict[str, int]:
+    """The widths of the LayerNorms by their names."""
+    widths = {"embedding_norm": genotype.widths[0], "encoder_norm": genotype.widths[-1]}
+    for stage, names in enumerate(block_names(genotype)):
+        if stage:
+            widths[f"merging_{stage}/norm"] = merging(genotype, stage).inputs
+        for name in names:
+            for norm in ("attention_norm", "mlp_norm"):
+                widths[f"{name}/{norm}"] = genotype.widths[stage]
+    return widths
+
+
+def check_weights(genotype: Genotype, weights: Weights) -> None:
+    """Refuses weights of another network.
+
+    Args:
+        genotype: the network.
+        weights: as `draw_weights` or `model_weights` gives them; a head's are not looked at.
+
+    Raises:
+        ValueError: a kernel or bias that is missing, of another shape, or of no place in it.
+    """
+    wanted: dict[str, tuple[int, ...]] = {}
+    for dense in (embedding(genotype), *_maps(genotype)):
+        wanted[f"{dense.name}/kernel"] = (dense.inputs, dense.outputs)
+        if dense.has_bias:
+            wanted[f"{dense.name}/bias"] = (dense.outputs,)
+    found = {
+        name: value.shape
+        for name, value in weights.items()
+        if name.startswith(("embedding", "merging_", "encoder_"))
+    }
+    # Of norms only those are there that a model has learned.
+    for norm, width in _norms(genotype).items():
+        for name in (f"{norm}/gamma", f"{norm}/beta"):
+            if name in found:
+                wanted[name] = (width,)
+    for name in sorted(wanted | found):
+        own, received = wanted.get(name, "none"), found.get(name, "none")
+        require(
+            own == received,
+            f"weights must be those of genotype='{genotype}', whose {name} has the shape {own}. "
+            f"Received: {received}; draw them with draw_weights(genotype, rng)",
+        )
+
+
 def draw_weights(
     genotype: Genotype, rng: np.random.Generator, embedding_rng: np.random.Generator | None = None
 ) -> Weights:
@@ -126,7 +174,8 @@ def model_weights(model: AsViT) -> Weights:
     """The weights that a model has now, as the measures take them.
 
     Args:
-        model: a dense `AsViT`, in which norms stand before layers, and tokens have no positions.
+        model: a dense `AsViT`, in which norms stand before layers, and tokens have no positions;
+            with the exact GELU, norms' epsilon of 1e-5, and the windows of its own image size.
 
     Raises:
         ValueError: a model that the published search does not know.
@@ -136,13 +185,7 @@ def model_weights(model: AsViT) -> Weights:
         >>> model_weights(model)["encoder_block_0/attention/qkv/kernel"].shape
         (8, 24)
     """
-    own = {"pos_emb": None, "placement": "none", "merge_norm": "pre", "channels": _CHANNELS}
-    for name, value in own.items():
-        found = model.arguments[name]
-        require(
-            found == value,
-            f"model must have {name}={value!r} to be measured. Received: {name}={found!r}",
-        )
+    _check_measured(model.arguments)
     arrays = {variable.path: np.asarray(variable) for variable in model.weights}
     # A functional model puts its own name before none of them, but a wrapped one may.
     arrays = {path.removeprefix(f"{model.name}/"): value for path, value in arrays.items()}
@@ -161,6 +204,33 @@ def model_weights(model: AsViT) -> Weights:
     return weights
 
 
+def _check_measured(arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments of a model by which it calculates otherwise than the measures."""
+    own = {
+        "pos_emb": None,
+        "placement": "none",
+        "merge_norm": "pre",
+        "channels": _CHANNELS,
+        "activation": "gelu",
+        "layer_norm_epsilon": 1e-5,
+    }
+    exact = keras.activations.get(arguments["activation"]) is keras.activations.gelu
+    for name, value in own.items():
+        found = arguments[name]
+        require(
+            found == value or (name == "activation" and exact),
+            f"model must have {name}={value!r} to be measured. Received: {name}={found!r}",
+        )
+    pretrain_size, image_size = arguments["pretrain_size"], arguments["image_size"]
+    require(
+        arguments["windows"] == "number"
+        or pretrain_size is None
+        or image_shape(pretrain_size) == image_shape(image_size),
+        "model must have windows='number', or the windows of its image_size, to be measured. "
+        f"Received: windows='size' of pretrain_size={pretrain_size} with image_size={image_size}",
+    )
+
+
 def count_params(genotype: Genotype, num_classes: int = 1000) -> int:
     """The parameters of an As-ViT in the layout of the published search, without building it.
 
@@ -174,10 +244,7 @@ def count_params(genotype: Genotype, num_classes: int = 1000) -> int:
     """
     dense = [embedding(genotype), *_maps(genotype)]
     total = sum(one.outputs * (one.inputs + one.has_bias) for one in dense)
-    # A LayerNorm has a scale and an offset: two a block, one at both ends, one before a merging.
-    blocks = sum(w * depth for w, depth in zip(genotype.widths, genotype.depths, strict=True))
-    ends = genotype.widths[0] + genotype.widths[-1]
-    patches = sum(merging(genotype, stage).inputs for stage in (1, 2, 3))
     width = genotype.widths[-1]
     head = width * (width + 1) + num_classes * (width + 1)
-    return total + 2 * (2 * blocks + ends + patches) + head
+    # A LayerNorm has a scale and an offset.
+    return total + 2 * sum(_norms(genotype).values()) + head

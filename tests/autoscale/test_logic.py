@@ -164,6 +164,29 @@ def test_a_space_comes_back_from_json():
         autoscale.SearchSpace(splits=((2,), (3,), (1,))).check(32, 32)
 
 
+def test_growth_measures_at_the_small_width_and_takes_the_real_one():
+    growth = autoscale.Growth(models.Genotype.parse("8,2,3|4,1,2|4,1,4|4,1,6|32"), widening=4)
+    handed = []
+
+    def evaluate(genotypes, step):
+        handed.append((step, [str(genotype) for genotype in genotypes]))
+        # The third one is the best by both measures.
+        return [autoscale.Measures(float(i == 2), 2.0 - (i == 2)) for i in range(len(genotypes))]
+
+    grown = growth.advance(evaluate)
+    wanted = []
+    for deeper in range(4):
+        depths = [1 + (stage == deeper) for stage in range(4)]
+        for width in (8, 9, 10):
+            genes = zip(("8,2,3", "4,1,2", "4,1,4", "4,1,6"), depths, strict=True)
+            wanted.append("|".join(f"{gene},{depth}" for gene, depth in genes) + f"|32,{width}")
+    assert handed == [(1, wanted)]
+    assert (grown.width, grown.genotype) == (10, wanted[2].removesuffix("10") + "40")
+    growth.advance(evaluate)
+    step, sizes = handed[1]
+    assert (step, sizes[0]) == (2, "8,2,3,3|4,1,2,1|4,1,4,1|4,1,6,1|32,10")
+
+
 def test_growth_refuses_what_is_empty():
     with pytest.raises(ValueError, match="must hold a step"):
         autoscale.candidates(autoscale.Size((1, 1, 1, 1), 8), (), ())

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -258,6 +259,11 @@ def test_equal_images_make_a_singular_kernel():
         (lambda g, w, c: autoscale.ntk_condition_number(c[:1], g, w), "at least two"),
         (lambda g, w, c: autoscale.ntk_condition_number(c * np.nan, g, w), "images must be finite"),
         (lambda g, w, c: autoscale.manifold_length("4,2", w, c), "genotype"),
+        (lambda g, w, c: autoscale.manifold_length(g, w, c[:, :, :16]), "square.*(2, 32, 16, 3)"),
+        (lambda g, w, c: autoscale.manifold_length(g, w, c[..., :1]), "three channels"),
+        (lambda g, w, c: autoscale.curve_measures(g, w, c.astype("float64")), "circle of float64"),
+        (lambda g, w, c: autoscale.ntk_condition_number(c[..., :16, :], g, w), "images of shape"),
+        (lambda g, w, c: autoscale.ntk_condition_number(c.astype("uint8"), g, w), "of uint8"),
     ],
 )
 def test_refusals(call, message):
@@ -265,7 +271,51 @@ def test_refusals(call, message):
         call(*linear_case())
 
 
-def test_models_that_the_search_does_not_know_are_refused():
-    model = models.AsViT(TINY, num_classes=None, image_size=32, pos_emb="absolute")
-    with pytest.raises(ValueError, match="pos_emb=None to be measured"):
+@pytest.mark.parametrize(
+    ("genotype", "message"),
+    [
+        ("4,2,3|2,1,2|2,1,2|2,1,2|16,9", r"mlp/hidden/bias has the shape \(27,\).*\(18,\)"),
+        ("4,2,2,2|2,1,2|2,1,2|2,1,2|16,9", "encoder_block_1/"),
+        ("4,2,2|3,1,2|2,1,2|2,1,2|16,9", r"merging_1/projection/kernel has the shape \(81, 18\)"),
+    ],
+)
+def test_weights_of_another_network_are_refused(genotype, message):
+    _, weights, circle = linear_case()
+    for measure in (
+        lambda: autoscale.manifold_length(genotype, weights, circle),
+        lambda: autoscale.curve_measures(genotype, weights, circle),
+        lambda: autoscale.ntk_condition_number(circle, genotype, weights),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure()
+
+
+def test_weights_of_a_place_that_the_network_does_not_have_are_refused():
+    genotype, weights, circle = linear_case()
+    more = weights | {"encoder_block_4/mlp/hidden/bias": np.zeros(3, "float32")}
+    with pytest.raises(ValueError, match="block_4/mlp/hidden/bias has the shape none"):
+        autoscale.manifold_length(genotype, more, circle)
+    del weights["embedding/bias"]
+    with pytest.raises(ValueError, match="embedding/bias has the shape.*Received: none"):
+        autoscale.manifold_length(genotype, weights, circle)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pos_emb": "absolute"}, "pos_emb=None to be measured"),
+        ({"activation": "relu"}, "activation='gelu' to be measured.*'relu'"),
+        ({"layer_norm_epsilon": 0.1}, "layer_norm_epsilon=1e-05 to be measured.*0.1"),
+        ({"windows": "size", "pretrain_size": 64}, "windows of its image_size.*=64"),
+    ],
+)
+def test_models_that_the_search_does_not_know_are_refused(arguments, message):
+    model = models.AsViT(TINY, num_classes=None, image_size=32, **arguments)
+    with pytest.raises(ValueError, match=message):
         autoscale.model_weights(model)
+
+
+def test_models_that_calculate_the_same_are_taken():
+    own = {"activation": keras.activations.gelu, "windows": "size", "pretrain_size": (32, 32)}
+    model = models.AsViT(TINY, num_classes=None, image_size=32, **own)
+    assert "embedding/kernel" in autoscale.model_weights(model)

@@ -151,7 +151,8 @@ def _advance(
     from keras_vmoe.trainers.autoscale.workers import Workers
 
     progress = WorkProgress(total_work=1.0)
-    with StopSignal() as stop, Workers(protocol, images, options.processes(values)) as workers:
+    processes = options.processes(values)
+    with StopSignal() as stop, Workers(protocol, images, processes, stop) as workers:
         grown: Grown | None = growth.trace[-1]
         while grown is not None and grown.params < until:
             stop.check()

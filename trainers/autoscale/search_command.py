@@ -152,7 +152,8 @@ def _advance(
     from keras_vmoe.trainers.autoscale.workers import Workers
 
     progress = WorkProgress(total_work=float(left))
-    with StopSignal() as stop, Workers(protocol, images, options.processes(values)) as workers:
+    processes = options.processes(values)
+    with StopSignal() as stop, Workers(protocol, images, processes, stop) as workers:
         for _ in range(left):
             stop.check()
             progress.begin(_words(search), work=1.0)

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_vmoe.trainers.stopping import StopRequested
+
 if TYPE_CHECKING:
     from keras_vmoe.autoscale import Measures, Protocol
+    from keras_vmoe.trainers.stopping import StopSignal
 
 # One thread each: two repeats side by side take less than one after the other on two threads, and
 # sums come in the same order however many processes there are. glibc keeps tensors of up to 32 MB
@@ -39,10 +42,18 @@ class Workers:
         protocol: how to measure.
         images: `[b, s, s, 3]` of the NTK.
         processes: how many run side by side.
+        stop: of the command. Where a stop was asked for, a process that ended is no fault.
     """
 
-    def __init__(self, protocol: Protocol, images: np.ndarray, processes: int):
-        self.protocol = protocol
+    def __init__(
+        self,
+        protocol: Protocol,
+        images: np.ndarray,
+        processes: int,
+        stop: StopSignal | None = None,
+    ):
+        self.protocol, self.processes, self._stop = protocol, processes, stop
+        others, self._children = set(multiprocessing.active_children()), set()
         former = {name: os.environ.get(name) for name in _ENVIRONMENT}
         os.environ.update(_ENVIRONMENT)
         try:
@@ -53,17 +64,18 @@ class Workers:
                 (protocol, images),
             )
             # Processes take the environment that there is when they start.
-            for future in [self._pool.submit(os.getpid) for _ in range(processes)]:
+            started = [self._pool.submit(os.getpid) for _ in range(processes)]
+            self._children = set(multiprocessing.active_children()) - others
+            for future in started:
                 future.result()
         except BrokenProcessPool as error:
-            raise _broken(processes) from error
+            raise self._broken() from error
         finally:
             for name, value in former.items():
                 if value is None:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-        self.processes = processes
 
     def __enter__(self) -> Workers:
         return self
@@ -80,6 +92,7 @@ class Workers:
 
         Raises:
             RuntimeError: if a process ended by itself, for want of memory for example.
+            StopRequested: if a process ended, and a stop was asked for.
         """
         from keras_vmoe.autoscale import mean_measures
 
@@ -88,21 +101,27 @@ class Workers:
         try:
             found = list(self._pool.map(_measure, tasks))
         except BrokenProcessPool as error:
-            raise _broken(self.processes) from error
+            raise self._broken() from error
         size = len(repeats)
         return [mean_measures(found[i : i + size]) for i in range(0, len(found), size)]
 
-
-def _broken(processes: int) -> RuntimeError:
-    return RuntimeError(
-        f"one of {processes} measuring processes ended by itself, perhaps for want of memory; the "
-        "same command goes on, with fewer --processes if need be"
-    )
+    def _broken(self) -> Exception:
+        """Why a process is missing. The others are ended, as nothing else ends them."""
+        for child in self._children:
+            child.kill()
+        if self._stop is not None and self._stop.received:
+            return StopRequested(self._stop.received)
+        return RuntimeError(
+            f"one of {self.processes} measuring processes ended by itself, perhaps for want of "
+            "memory; the same command goes on, with fewer --processes if need be"
+        )
 
 
 def _begin(protocol: Protocol, images: np.ndarray) -> None:
-    # Ctrl-C reaches all processes of a terminal; the first of them decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches all processes of a terminal, and queueing systems send SIGTERM to all of a job;
+    # the first of them decides when to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _state["protocol"], _state["images"] = protocol, images
 

@@ -1,5 +1,6 @@
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ SEARCH = ["autoscale", "search", *QUICK, "--width=8", "--steps=5"]
 class Measured:
     """In place of `Workers`: measures that follow from the topology and the step, at once."""
 
-    def __init__(self, protocol, images, processes):
+    def __init__(self, protocol, images, processes, stop):
         self.seed = protocol.seed
 
     def __enter__(self):
@@ -169,18 +170,6 @@ def test_not_finite_numbers_are_null(tmp_path):
     assert row["y"] == 1.0
 
 
-def test_repeats_follow_from_their_keys_alone():
-    protocol = autoscale.Protocol(image_size=32, repeats=2, seed=4)
-    images = protocol.gaussian_images(2)
-    topology = "4,2,2|2,1,2|2,1,2|2,1,2|16,8"
-    first = protocol.measure(topology, images, 3, 1)
-    assert protocol.measure(topology, images, 3, 1) == first
-    others = [protocol.measure(topology, images, *key) for key in ((4, 1), (3, 0))]
-    assert len({first.length, *(other.length for other in others)}) == 3
-    shared = autoscale.Protocol(image_size=32, repeats=2, seed=4, compat=True)
-    assert shared.measure(topology, images, 3, 1) != first
-
-
 @pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     """In real processes: one worker without a stop, and two of which SIGKILL takes the parent."""
@@ -203,6 +192,41 @@ def test_a_search_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     subprocess.run(command(whole, 1), check=True, **quiet)
     for name in ("search.json", "search_trace.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_stop_of_the_process_group_is_a_stop_of_the_search(tmp_path):
+    """As queueing systems send it: the measuring processes get the signal too."""
+    words = [*SEARCH, "--steps=1000", "--processes=2", f"--out={tmp_path}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "keras_vmoe.trainers.cli", *words],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "search.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, printed = process.communicate(timeout=120)
+    assert "stopped by SIGTERM; the same command goes on" in printed
+    assert process.returncode == 128 + signal.SIGTERM
+    assert json.loads((tmp_path / "search.json").read_text())["trace"]
+
+
+@pytest.mark.slow
+def test_a_measuring_process_that_is_killed_ends_the_others():
+    protocol = autoscale.Protocol(image_size=32, repeats=2)
+    others = set(multiprocessing.active_children())
+    with workers.Workers(protocol, protocol.gaussian_images(2), 2) as pool:
+        first, second = set(multiprocessing.active_children()) - others
+        first.kill()
+        first.join()
+        with pytest.raises(RuntimeError, match="one of 2 measuring processes ended by itself"):
+            pool.measure(["4,2,2|2,1,2|2,1,2|2,1,2|16,8"], 0)
+    second.join(10)
+    assert not second.is_alive()
 
 
 def test_benchmark_times_each_measure():
