@@ -150,18 +150,24 @@ def _advance(
         return
     from keras_vmoe.trainers.autoscale.workers import Workers
 
-    progress = WorkProgress(total_work=1.0)
+    # The time of a step grows with the parameters, so all steps take about as the last one.
+    progress = WorkProgress(total_work=until)
     processes = options.processes(values)
     with StopSignal() as stop, Workers(protocol, images, processes, stop) as workers:
         grown: Grown | None = growth.trace[-1]
         while grown is not None and grown.params < until:
             stop.check()
-            # How many steps there will be is not known.
-            progress.begin(f"step {len(growth.trace)}", work=0.0)
-            grown = growth.advance(workers.measure)
+            before, label = grown.params, f"step {len(growth.trace)}"
+
+            def show(share: float, label: str = label) -> None:
+                progress.begin(f"{label}, {share:.0%} of its sizes measured", work=0.0)
+
+            show(0.0)
+            grown = growth.advance(lambda sizes, step: workers.measure(sizes, step, show))
             content = {"settings": settings, "trace": [one._asdict() for one in growth.trace]}
             state.write(out / "grow.json", content)
             if grown is not None:
+                progress.begin(label, work=grown.params - before)
                 progress.print(_line(grown))
     progress.clear()
     if grown is None:

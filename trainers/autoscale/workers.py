@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING
@@ -83,23 +83,34 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def measure(self, genotypes: Sequence[object], occasion: int) -> list[Measures]:
+    def measure(
+        self,
+        genotypes: Sequence[object],
+        occasion: int,
+        on_share: Callable[[float], None] = lambda share: None,
+    ) -> list[Measures]:
         """The mean measures of each of some topologies.
 
         Args:
             genotypes: the topologies.
             occasion: see `Protocol.measure`.
+            on_share: called with the share that is measured, whenever that is more.
 
         Raises:
             RuntimeError: if a process ended by itself, for want of memory for example.
-            StopRequested: if a process ended, and a stop was asked for.
+            StopRequested: if a stop was asked for; what is not yet measured is left.
         """
         from keras_vmoe.autoscale import mean_measures
 
         repeats = range(self.protocol.repeats)
         tasks = [(str(genotype), occasion, i) for genotype in genotypes for i in repeats]
+        found = []
         try:
-            found = list(self._pool.map(_measure, tasks))
+            for measures in self._pool.map(_measure, tasks):
+                found.append(measures)
+                on_share(len(found) / len(tasks))
+                if self._stop is not None:
+                    self._stop.check()
         except BrokenProcessPool as error:
             raise self._broken() from error
         size = len(repeats)

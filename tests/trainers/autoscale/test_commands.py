@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from keras_vmoe import autoscale
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.autoscale import state, workers
 from keras_vmoe.trainers.benchmark import autoscale as benchmark
+from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 
 QUICK = ["--image_size=32", "--repeats=2", "--ntk_batch=2", "--processes=1"]
 SEARCH = ["autoscale", "search", *QUICK, "--width=8", "--steps=5"]
@@ -31,8 +33,9 @@ class Measured:
     def __exit__(self, *_):
         pass
 
-    def measure(self, genotypes, occasion):
+    def measure(self, genotypes, occasion, on_share=lambda share: None):
         found = []
+        on_share(1.0)
         for genotype in genotypes:
             rng = np.random.default_rng([self.seed, occasion, *map(ord, str(genotype))])
             length, number = rng.uniform(1, 2, 2)
@@ -213,6 +216,26 @@ def test_a_stop_of_the_process_group_is_a_stop_of_the_search(tmp_path):
     assert "stopped by SIGTERM; the same command goes on" in printed
     assert process.returncode == 128 + signal.SIGTERM
     assert json.loads((tmp_path / "search.json").read_text())["trace"]
+
+
+def test_a_stop_leaves_what_is_not_yet_measured(monkeypatch):
+    monkeypatch.setattr(workers, "_measure", lambda task: autoscale.Measures(1.0, 2.0))
+    shares, stop = [], StopSignal()
+    pool = object.__new__(workers.Workers)
+    pool.protocol, pool._stop = autoscale.Protocol(image_size=32, repeats=2), stop
+    pool._pool = types.SimpleNamespace(map=map)
+    found = pool.measure(["a", "b"], 0, shares.append)
+    assert [one.length for one in found] == [1.0, 1.0]
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+
+    def ask(share):
+        shares.append(share)
+        if share == 0.5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with stop, pytest.raises(StopRequested):
+        pool.measure(["a", "b"], 0, ask)
+    assert shares[4:] == [0.25, 0.5]
 
 
 @pytest.mark.slow
