@@ -119,11 +119,19 @@ def settings(values: flags.FlagValues, of: Any, found: np.ndarray) -> dict[str, 
         of: the `Protocol`.
         found: the images, of which a digest is kept.
     """
-    digest = hashlib.sha256(np.ascontiguousarray(found)).hexdigest()[:16]
     return {
         **dataclasses.asdict(of),
         "data": values.data or "gaussian noise",
         "split": values.split,
         "ntk_batch": values.ntk_batch,
-        "images_digest": digest,
+        "images_digest": digest(found),
     }
+
+
+def digest(found: np.ndarray) -> str:
+    """What tells images from others.
+
+    Args:
+        found: the images.
+    """
+    return hashlib.sha256(np.ascontiguousarray(found)).hexdigest()[:16]

@@ -25,7 +25,9 @@ def plot_asvit(found: Measured, path: str | Path) -> None:
         axis.plot(values[-1:], accuracy[-1:], "*", label="searched", **style)
         canvas.plain_axes(axis)
         axis.set_xlabel(name, fontsize=9)
-        words = f"tau {one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
+        words = "not measured"
+        if one.is_measured:
+            words = f"tau {one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
         axis.set_title(words, fontsize=10)
     axes[0].set_ylabel("held-out accuracy (%)", fontsize=9)
     axes[0].legend(fontsize=8, frameon=False)
