@@ -142,7 +142,7 @@ def _advance(
     from keras_vmoe.trainers.autoscale.workers import Workers
 
     progress = WorkProgress(total_work=float(left))
-    processes = options.processes(values)
+    processes = options.processes(values, values.repeats)
     with StopSignal() as stop, Workers(protocol, images, processes, stop) as workers:
         for _ in range(left):
             stop.check()
