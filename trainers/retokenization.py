@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from keras_vmoe import models
-
-
-class Phase(NamedTuple):
-    """A part of a run.
-
-    Attributes:
-        until_epoch: where it ends; `None`: with the run.
-        stride: pixels from one token to the next.
-        dilation: pixels from one tap of the first kernel to the next.
-    """
-
-    until_epoch: float | None
-    stride: int
-    dilation: int
+from keras_vmoe.analysis.phases import Phase, coarse_phases
 
 
 def phases_of(setting: Any) -> tuple[Phase, ...]:
     """The coarse phases of a `train.retokenization`; the model's own tokens follow them.
 
     Args:
-        setting: `((until_epoch, stride, dilation), ...)`, epochs rising; empty: none.
+        setting: `((until_epoch, stride, dilation), ...)`, epochs rising and strides falling; empty:
+            none.
 
     Raises:
         ValueError: anything else; the message shows it, and an example.
@@ -37,28 +25,7 @@ def phases_of(setting: Any) -> tuple[Phase, ...]:
         >>> phases_of(((40, 16, 5), (70, 8, 2)))[1].stride
         8
     """
-    entries = tuple(setting) if isinstance(setting, (tuple, list)) else (None,)
-    for entry in entries:
-        ok = isinstance(entry, (tuple, list)) and len(entry) == 3
-        ok = (
-            ok and _is_number(entry[0], (int, float)) and all(_is_number(n, int) for n in entry[1:])
-        )
-        if not ok:
-            raise ValueError(
-                f"train.retokenization={setting!r} must hold (until_epoch, stride, dilation) of "
-                "each coarse phase, numbers above 0, such as ((40, 16, 5), (70, 8, 2))"
-            )
-    found = tuple(Phase(float(until), *sizes) for until, *sizes in entries)
-    ends = [phase.until_epoch for phase in found]
-    if sorted(set(ends)) != ends:
-        raise ValueError(
-            f"train.retokenization={setting!r} must end each phase later than the one before"
-        )
-    return found
-
-
-def _is_number(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and value > 0
+    return coarse_phases(setting, "train.retokenization")
 
 
 class Retokenization:
@@ -71,8 +38,8 @@ class Retokenization:
         total_steps: length of the run; its last phase has the tokens of `model`.
 
     Raises:
-        ValueError: a model that cannot be re-tokenized, or a run that is over before its tokens are
-            those of the model.
+        ValueError: a model that cannot be re-tokenized, a phase without a step, or a run that is
+            over before its tokens are those of the model.
     """
 
     def __init__(
@@ -90,6 +57,14 @@ class Retokenization:
                 f"{self._ends[-1]}, but the run ends with step {total_steps}: the rest of it must "
                 "have the model's own tokens; end the phases earlier, or train longer"
             )
+        for phase, begin, end in zip(phases, [0, *self._ends], self._ends, strict=False):
+            if end <= begin:
+                raise ValueError(
+                    f"train.retokenization must give each phase a step. Received: the phase of "
+                    f"stride {phase.stride} ends with epoch {phase.until_epoch:g}, step {end}, "
+                    f"where it begins, of {steps_per_epoch} steps an epoch; end it later, or leave "
+                    "it out"
+                )
         coarse = [models.retokenized(model, phase.stride, phase.dilation) for phase in phases]
         self.models = (*coarse, model)
 

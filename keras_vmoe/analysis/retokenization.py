@@ -10,6 +10,7 @@ from typing import Any
 from keras_vmoe import models
 from keras_vmoe.analysis.as_vit_rows import as_vit_rows
 from keras_vmoe.analysis.model_rows import with_defaults
+from keras_vmoe.analysis.phases import coarse_phases
 from keras_vmoe.analysis.routing_costs import Counting
 from keras_vmoe.analysis.rows import LayerProfile
 from keras_vmoe.models.genotype import STRIDES
@@ -93,8 +94,7 @@ def retokenization_cost(
         **overrides: arguments of the model's class.
 
     Raises:
-        ValueError: another model, phases that do not follow one another, or that the training is
-            over before.
+        ValueError: another model, phases that a training would refuse, or that it is over before.
 
     Example:
 
@@ -109,16 +109,17 @@ def retokenization_cost(
 
     Reference: Chen et al. 2022, arXiv 2202.11921 (As-ViT), section 4.2 and table 6.
     """
-    ends = [until for until, _, _ in phases]
+    phases = coarse_phases(phases)
+    ends = [phase.until_epoch for phase in phases]
     require(
         sorted({0, epochs, *ends}) == [0, *ends, epochs],
         "phases must end one after the other, above 0 and before the training. Received: "
-        f"phases={tuple(phases)}, epochs={epochs}",
+        f"phases={tuple(map(tuple, phases))}, epochs={epochs}",
     )
     arguments = _arguments(model, overrides)
     counting = Counting(training=True, whole_slots=False, modality=None)
     lengths = [end - begin for begin, end in zip([0, *ends], [*ends, epochs], strict=True)]
-    strides = [*(stride for _, stride, _ in phases), STRIDES[0]]
+    strides = [*(phase.stride for phase in phases), STRIDES[0]]
     return RetokenizationCost(
         tuple(
             PhaseCost(stride, length, _macs(as_vit_rows(arguments, counting, stride)))

@@ -12,7 +12,7 @@ import numpy as np
 from keras_vmoe.autoscale.repeats import Measures
 from keras_vmoe.autoscale.weights import count_params
 from keras_vmoe.models import Genotype
-from keras_vmoe.ops.validation import require
+from keras_vmoe.ops.validation import require, require_positive_int
 
 GROWTH_RATES = (0.05, 0.10, 0.15, 0.20)
 
@@ -115,9 +115,10 @@ def best_candidate(
         [x if math.isfinite(x) else math.inf for x in condition_numbers],
         [-x if math.isfinite(x) else math.inf for x in lengths],
     ]
-    ranks = [[sorted(set(measure)).index(x) for x in measure] for measure in measures]
-    sums = [sum(pair) for pair in zip(*ranks, strict=True)]
-    tied = [i for i, total in enumerate(sums) if total == min(sums)]
+    ranks = [{x: rank for rank, x in enumerate(sorted(set(measure)))} for measure in measures]
+    sums = [ranks[0][x] + ranks[1][y] for x, y in zip(*measures, strict=True)]
+    least = min(sums)
+    tied = [i for i, total in enumerate(sums) if total == least]
     wider = int(_relative_range(lengths) > _relative_range(condition_numbers))
     if compat:
         raw = (condition_numbers, lengths)[wider]
@@ -231,10 +232,19 @@ class Growth:
             rows: `Grown._asdict()` of each size.
 
         Raises:
-            KeyError, TypeError, IndexError: rows that are no trace.
+            KeyError, TypeError, IndexError, ValueError: rows that are no trace.
         """
-        self.trace = [Grown(**{**row, "depths": tuple(row["depths"])}) for row in rows]
-        self.size = Size(self.trace[-1].depths, self.trace[-1].width)
+        trace = [Grown(**{**row, "depths": tuple(row["depths"])}) for row in rows]
+        for one in trace:
+            require(
+                len(one.depths) == 4,
+                f"depths must be those of four stages. Received: depths={one.depths} in step "
+                f"{one.step}",
+            )
+            for depth in one.depths:
+                require_positive_int(f"depths of step {one.step}", depth)
+            require_positive_int(f"width of step {one.step}", one.width)
+        self.trace, self.size = trace, Size(trace[-1].depths, trace[-1].width)
 
     def _next(self) -> list[Size]:
         real = {size: size.of(self.topology, self.widening) for size in candidates(self.size)}

@@ -7,10 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_vmoe.autoscale.measures import draw_circle, manifold_length, ntk_condition_number
+from keras_vmoe.autoscale.measures import (
+    CONVENTIONS,
+    draw_circle,
+    manifold_length,
+    ntk_condition_number,
+)
 from keras_vmoe.autoscale.weights import draw_weights
 from keras_vmoe.models import Genotype
-from keras_vmoe.ops.validation import require, require_positive_int
+from keras_vmoe.ops.validation import require, require_choice, require_positive_int
 
 # What the draws are for: the numbers keep their streams apart.
 _OF_CIRCLE, _OF_WEIGHTS, _OF_EMBEDDING, _OF_IMAGES = range(4)
@@ -55,6 +60,13 @@ class Protocol:
     compat: bool = False
 
     def __post_init__(self) -> None:
+        require_positive_int("image_size", self.image_size)
+        require(
+            self.image_size % 32 == 0,
+            "image_size must be a multiple of 32, the stride of the last stage. Received: "
+            f"image_size={self.image_size}; take 32, 64 or 224",
+        )
+        require_choice("convention", self.convention, CONVENTIONS)
         require_positive_int("repeats", self.repeats)
         require(self.seed >= 0, f"seed must be at least 0. Received: seed={self.seed}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from keras_vmoe.ops.validation import require
+
 WINDOW = 20
 _EPSILON = 1e-6
 
@@ -29,10 +31,13 @@ def reward(
         lengths: L^E of all topologies so far; or `None`.
         constraints: something to keep low, such as FLOPs; or `None`.
         constraint_weight: of it.
-        window: topologies.
+        window: topologies, at least 2.
         compat: as the published code: a condition number that is NaN counts as -1, the best that
             there is, where lengths count too. By default what is not finite counts as the worst
             value of all topologies so far.
+
+    Raises:
+        ValueError: a window of fewer than two topologies, which have no range.
 
     Example:
         >>> round(reward([100, 80], [5, 6]), 4), round(reward([100, 80, 120], [5, 6, 5.5]), 4)
@@ -40,6 +45,7 @@ def reward(
 
     Reference: Chen et al. 2022, arXiv 2202.11921 (As-ViT), algorithm 1.
     """
+    require_window(window)
     total = 0.0
     if condition_numbers is not None:
         if compat and lengths is not None:
@@ -50,6 +56,16 @@ def reward(
     if constraints is not None:
         total -= constraint_weight * _change(_filled(constraints, max), window)
     return total
+
+
+def require_window(window: int) -> None:
+    """Refuses a window whose topologies have no range."""
+    is_int = isinstance(window, int) and not isinstance(window, bool)
+    require(
+        is_int and window >= 2,
+        f"window must be an integer of at least 2. Received: window={window}; the paper takes "
+        f"{WINDOW}",
+    )
 
 
 def _filled(values: Sequence[float], worst: Callable[[list[float]], float]) -> list[float]:

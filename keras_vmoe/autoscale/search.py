@@ -10,9 +10,10 @@ import numpy as np
 
 from keras_vmoe.autoscale.policy import Policy
 from keras_vmoe.autoscale.repeats import Measures
-from keras_vmoe.autoscale.rewards import WINDOW, reward
+from keras_vmoe.autoscale.rewards import WINDOW, require_window, reward
 from keras_vmoe.autoscale.space import SearchSpace
 from keras_vmoe.models import Genotype
+from keras_vmoe.ops.validation import require, require_positive_int
 
 # (topology, step) to its measures.
 Evaluate = Callable[[Genotype, int], Measures]
@@ -60,6 +61,9 @@ class Search:
         policy: where it is; drawn from the seed by default.
         trace: the steps so far.
 
+    Raises:
+        ValueError: a width, window, seed or learning rate out of range.
+
     Example:
         >>> search = Search(SearchSpace(), seed=1)
         >>> step = search.advance(lambda genotype, step: Measures(1.0, 10.0))
@@ -79,6 +83,9 @@ class Search:
     trace: list[Step] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
+        require_positive_int("width", self.width)
+        require_window(self.window)
+        require(self.seed >= 0, f"seed must be at least 0. Received: seed={self.seed}")
         if self.policy is None:
             sizes = [len(axis) for axis in self.space.axes.values()]
             rng = np.random.default_rng([self.seed, _OF_LOGITS])
@@ -135,7 +142,24 @@ class Search:
             state: of `state`, of a search with the same arguments.
 
         Raises:
-            KeyError, TypeError: a state that is none.
+            KeyError, TypeError, ValueError: a state that is none, or one of another space.
         """
-        self.trace = [Step(**{**row, "action": tuple(row["action"])}) for row in state["trace"]]
-        self.policy = Policy(**state["policy"])
+        trace = [Step(**{**row, "action": tuple(row["action"])}) for row in state["trace"]]
+        policy = Policy(**state["policy"])
+        sizes = [len(axis) for axis in self.space.axes.values()]
+        for name in ("logits", "means", "squares"):
+            found = [x.size for x in getattr(policy, name)]
+            require(
+                found == sizes,
+                f"policy must have {name} for {sizes} choices. Received: {name} for {found}",
+            )
+        for step in trace:
+            fits = len(step.action) == len(sizes) and all(
+                isinstance(i, int) and 0 <= i < n for i, n in zip(step.action, sizes, strict=True)
+            )
+            require(
+                fits,
+                f"trace must hold actions on axes of {sizes} choices. Received: {step.action} in "
+                f"step {step.step}",
+            )
+        self.trace, self.policy = trace, policy

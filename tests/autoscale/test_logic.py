@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -194,3 +195,72 @@ def test_growth_refuses_what_is_empty():
         autoscale.best_candidate([], [])
     with pytest.raises(ValueError, match="learning_rate must be positive"):
         autoscale.Policy([[0.0]], learning_rate=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: autoscale.reward([1, 2, 3], [1, 2, 3], window=1), "window must.*window=1"),
+        (lambda: autoscale.Search(autoscale.SearchSpace(), window=0), "window must.*window=0"),
+        (lambda: autoscale.Search(autoscale.SearchSpace(), width=-5), "width must.*width=-5"),
+        (lambda: autoscale.Search(autoscale.SearchSpace(), seed=-1), "seed must.*seed=-1"),
+        (lambda: autoscale.Protocol(convention="x"), "convention must be one of.*'x'"),
+        (lambda: autoscale.Protocol(image_size=48), "image_size must be a multiple.*=48"),
+        (lambda: autoscale.Protocol(image_size=0), "image_size must.*=0"),
+    ],
+)
+def test_values_out_of_range_are_refused_at_once(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def searched():
+    search = autoscale.Search(autoscale.SearchSpace())
+    search.advance(lambda genotype, step: autoscale.Measures(1.0, 2.0))
+    return search
+
+
+@pytest.mark.parametrize("name", ["logits", "means", "squares"])
+def test_a_policy_of_other_axes_is_not_gone_on_from(name):
+    search = searched()
+    state = json.loads(json.dumps(search.state()))
+    state["policy"][name] = state["policy"][name][:3]
+    with pytest.raises(ValueError, match=f"{name} for.*Received: {name} for"):
+        search.resume(state)
+    assert search.derived == searched().derived
+
+
+def test_actions_of_another_space_are_not_gone_on_from():
+    search = searched()
+    for action in ([0] * 3, [99] * 12):
+        state = json.loads(json.dumps(search.state()))
+        state["trace"][0]["action"] = action
+        with pytest.raises(ValueError, match="must hold actions.*in step 0"):
+            search.resume(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depths": [1, 1, 1]}, "four stages"),
+        ({"depths": [1, 1, 1, 0]}, "depths of step 0"),
+        ({"width": None}, "width of step 0"),
+        ({"width": 8.5}, "width of step 0"),
+    ],
+)
+def test_a_damaged_growth_is_not_gone_on_from(change, message):
+    growth = autoscale.Growth(models.Genotype.parse("8,2,3|4,1,2|4,1,4|4,1,6|32"))
+    with pytest.raises(ValueError, match=message):
+        growth.resume([growth.trace[0]._asdict() | change])
+    assert growth.advance_at_random(np.random.default_rng(0)).step == 1
+
+
+def test_the_best_of_many_is_found_at_once():
+    rng = np.random.default_rng(0)
+    numbers, lengths = rng.normal(size=(2, 20_000))
+    begun = time.process_time()
+    best = autoscale.best_candidate(numbers.tolist(), lengths.tolist())
+    # Sorting once for each candidate takes minutes.
+    assert time.process_time() - begun < 5
+    ranks = [np.argsort(np.argsort(values)) for values in (numbers, -lengths)]
+    assert sum(ranks)[best] == sum(ranks).min()

@@ -207,6 +207,9 @@ def test_profile_counts_what_coarse_phases_save(capsys):
     assert f"saves {1 - share:.1%} of the training's FLOPs" in capsys.readouterr().out
     for setting, code, message in (
         ("16", 2, "must hold (until_epoch"),
+        ("((10, 6, 2),)", 2, "--retokenization=((10, 6, 2),) must have strides"),
+        ("((10, 2, 1),)", 2, "must have strides that are multiples"),
+        ("((10, 8, 2), (20, 16, 5))", 2, "finer from each phase"),
         ("((50, 16, 5),)", 1, "epochs=40"),
     ):
         assert (

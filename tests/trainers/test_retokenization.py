@@ -85,6 +85,9 @@ def test_phases_by_step():
     assert str(phases) == "stride 16 to epoch 1.5, stride 8 to epoch 3, then 4"
     with pytest.raises(ValueError, match="ends with epoch 3, step 30, but the run ends with step"):
         Retokenization(model, phases.phases, 10, 30)
+    for setting in (((0.001, 16, 5),), ((1, 16, 5), (1.001, 8, 2))):
+        with pytest.raises(ValueError, match="train.retokenization must give each phase a step"):
+            Retokenization(model, phases_of(setting), 10, 100)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +99,11 @@ def test_phases_by_step():
         (((40, 16.5, 5),), "must hold"),
         (None, "must hold"),
         (((40, 16, 5), (40, 8, 2)), "later than the one before"),
+        (((1, 4, 1), (2, 16, 5)), "multiples of the model's 4 pixels and above"),
+        (((40, 6, 2),), "train.retokenization=.*multiples of the model's 4"),
+        (((1, 8, 2), (2, 16, 5)), "finer from each phase to the next"),
+        (((float("inf"), 16, 5),), "must hold"),
+        (((float("nan"), 16, 5),), "must hold"),
     ],
 )
 def test_what_is_no_schedule_is_refused(setting, words):

@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
     }
     found = state.read(out / "grow.json", settings)
     if found:
-        _resume(growth, found, out)
+        state.resume(growth.resume, found["trace"], out / "grow.json")
     try:
         _advance(growth, values, protocol, images, settings, out)
     except StopRequested as request:
@@ -123,16 +123,6 @@ def _topology(text: str) -> str:
         return json.loads(Path(text).expanduser().read_text(encoding="utf-8"))["derived"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--topology={text} is no search.json: {error!r}") from error
-
-
-def _resume(growth: Growth, found: dict[str, Any], out: Path) -> None:
-    try:
-        growth.resume(found["trace"])
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{out / 'grow.json'} is no state to go on from ({error!r}); move it away, or name "
-            "another --out"
-        ) from error
 
 
 def _advance(

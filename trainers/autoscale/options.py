@@ -29,7 +29,7 @@ def new_flags() -> flags.FlagValues:
         ("repeats", 5, 1, "Draws of weights that measures are averaged over. Default: 5."),
         ("ntk_batch", 16, 2, "Images of the NTK. Default: 16."),
         ("seed", 0, 0, "Of all random numbers. Default: 0."),
-        ("processes", None, 1, "Repeats measured side by side. Default: one a core."),
+        ("processes", None, 1, "Side by side. Default: one a core; search: at most --repeats."),
     ):
         flags.DEFINE_integer(name, default, text, lower_bound=least, flag_values=values)
     flags.DEFINE_enum(
@@ -57,11 +57,16 @@ def check(values: flags.FlagValues, command: str) -> None:
                 raise UsageError(f"{command}: --{name} is of --data, which is not given")
 
 
-def processes(values: flags.FlagValues) -> int:
-    """How many measure side by side: no more than there are repeats where that is not asked."""
+def processes(values: flags.FlagValues, most: int | None = None) -> int:
+    """How many measure side by side.
+
+    Args:
+        values: the flags.
+        most: what a step keeps busy; more are taken only where they are asked for.
+    """
     usable = getattr(os, "sched_getaffinity", None)
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return values.processes or min(cores, values.repeats)
+    return values.processes or min(cores, most or cores)
 
 
 def protocol(values: flags.FlagValues) -> Any:
@@ -119,11 +124,19 @@ def settings(values: flags.FlagValues, of: Any, found: np.ndarray) -> dict[str, 
         of: the `Protocol`.
         found: the images, of which a digest is kept.
     """
-    digest = hashlib.sha256(np.ascontiguousarray(found)).hexdigest()[:16]
     return {
         **dataclasses.asdict(of),
         "data": values.data or "gaussian noise",
         "split": values.split,
         "ntk_batch": values.ntk_batch,
-        "images_digest": digest,
+        "images_digest": digest(found),
     }
+
+
+def digest(found: np.ndarray) -> str:
+    """What tells images from others.
+
+    Args:
+        found: the images.
+    """
+    return hashlib.sha256(np.ascontiguousarray(found)).hexdigest()[:16]

@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     }
     found = state.read(out / "search.json", settings)
     if found:
-        _resume(search, found, out)
+        state.resume(search.resume, found, out / "search.json")
     print(
         f"space    {search.space.size:,} topologies, entropy {search.policy.entropy:.2f} nats\n"
         f"images   {values.ntk_batch} of {settings['data']}, {values.image_size} px\n"
@@ -127,16 +127,6 @@ def _new_search(values: flags.FlagValues) -> Search:
     )
 
 
-def _resume(search: Search, found: dict[str, Any], out: Path) -> None:
-    try:
-        search.resume(found)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{out / 'search.json'} is no state to go on from ({error!r}); move it away, or name "
-            "another --out"
-        ) from error
-
-
 def _advance(
     search: Search,
     values: flags.FlagValues,
@@ -152,7 +142,7 @@ def _advance(
     from keras_vmoe.trainers.autoscale.workers import Workers
 
     progress = WorkProgress(total_work=float(left))
-    processes = options.processes(values)
+    processes = options.processes(values, values.repeats)
     with StopSignal() as stop, Workers(protocol, images, processes, stop) as workers:
         for _ in range(left):
             stop.check()

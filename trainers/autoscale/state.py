@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from keras_vmoe.trainers import model_flags
+
+_MEND = "move it away, or name another --out"
 
 
 def write(path: Path, content: Any) -> None:
@@ -43,19 +45,35 @@ def read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     if not path.exists():
         return None
-    mend = "move it away, or name another --out"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found, trace = content["settings"], content["trace"]
         trace = [{k: math.nan if v is None else v for k, v in row.items()} for row in trace]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no state to go on from ({error!r}); {mend}") from error
+        raise ValueError(f"{path} is no state to go on from ({error!r}); {_MEND}") from error
     wanted = json.loads(json.dumps(settings))
     other = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
     if other:
         words = ", ".join(f"{name}={found.get(name)!r}" for name in other)
         raise ValueError(
-            f"{path} was made with {words}, which differs from this command; {mend}, or give "
+            f"{path} was made with {words}, which differs from this command; {_MEND}, or give "
             "the same flags to go on"
         )
     return content | {"trace": trace}
+
+
+def resume(resume_from: Callable[[Any], None], found: Any, path: Path) -> None:
+    """Goes back to what a file holds.
+
+    Args:
+        resume_from: of a `Search` or a `Growth`.
+        found: what it takes.
+        path: the file that it is of.
+
+    Raises:
+        ValueError: if it is no such thing; the message names the file.
+    """
+    try:
+        resume_from(found)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"{path} is no state to go on from ({error!r}); {_MEND}") from error

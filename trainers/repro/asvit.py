@@ -8,6 +8,7 @@ Reference: Chen et al. 2022, arXiv 2202.11921, figure 2 and table 2.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 from keras_vmoe import autoscale, data
 from keras_vmoe.models import Genotype
 from keras_vmoe.tables import aligned
-from keras_vmoe.trainers.autoscale import state
+from keras_vmoe.trainers.autoscale import options, state
 from keras_vmoe.trainers.autoscale.workers import Workers
 from keras_vmoe.trainers.config import TrainConfig
 from keras_vmoe.trainers.repro.paired import estimate
@@ -116,7 +117,8 @@ def measure(
 
     Raises:
         RuntimeError: if a run fails.
-        ValueError: an image size that is no multiple of 32, or data with too few images.
+        ValueError: an image size that is no multiple of 32, data with too few images, or a search
+            of other images or settings in the folder.
     """
     random = [str(topology) for topology in random_topologies(NUM_TOPOLOGIES)]
     config = configure(trainings(random, out, seeds, bindings)[0])
@@ -148,10 +150,14 @@ def _search(out: Path, image_size: int, images: np.ndarray, processes: int) -> s
     search = autoscale.Search(autoscale.SearchSpace(), width=WIDTH)
     protocol = autoscale.Protocol(image_size=image_size, repeats=REPEATS)
     path = out / "search.json"
-    settings = {"image_size": image_size, "repeats": REPEATS, "width": WIDTH}
+    settings = {
+        **dataclasses.asdict(protocol),
+        "width": WIDTH,
+        "images_digest": options.digest(images),
+    }
     found = state.read(path, settings)
     if found:
-        search.resume(found)
+        state.resume(search.resume, found, path)
     left = NUM_STEPS - len(search.trace)
     if left > 0:
         progress = WorkProgress(total_work=float(left))
@@ -202,11 +208,15 @@ def agreements(found: Measured) -> dict[str, Agreement]:
 def table(found: Measured) -> str:
     """The agreements, and where the searched topology stands, as text."""
     rows = [("measure, better first", "Kendall's tau", "95% interval", "verdict")]
+    random = found.means[:-1]
     for name, one in agreements(found).items():
         words = f"{'largest' if MEASURES[name] > 0 else 'smallest'} {name}"
-        interval = f"{one.low:+.2f} to {one.high:+.2f}"
-        rows.append((words, f"{one.tau:+.2f}", interval, one.verdict))
-    random = found.means[:-1]
+        if one.count < len(random):
+            words += f", of {one.count} topologies"
+        shown = ("-", "-")
+        if one.is_measured:
+            shown = (f"{one.tau:+.2f}", f"{one.low:+.2f} to {one.high:+.2f}")
+        rows.append((words, *shown, one.verdict))
     better = int((random < found.means[-1]).sum())
     searched = estimate(found.accuracy[-1])
     lines = [
@@ -239,7 +249,11 @@ def to_dict(found: Measured) -> dict[str, Any]:
             for number, topology in enumerate(found.topologies)
         ],
         "kendall_tau": {
-            name: {**one._asdict(), "verdict": one.verdict} for name, one in shown.items()
+            name: {
+                **{key: x if np.isfinite(x) else None for key, x in one._asdict().items()},
+                "verdict": one.verdict,
+            }
+            for name, one in shown.items()
         },
         "search_steps": found.steps,
     }

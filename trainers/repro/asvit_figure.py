@@ -35,7 +35,9 @@ def plot_asvit(found: Measured, path: str | Path) -> None:
         canvas.plain_axes(axis)
         axis.locator_params(axis="x", nbins=5)
         axis.set_xlabel(name, fontsize=9)
-        words = f"tau {one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
+        words = "not measured"
+        if one.is_measured:
+            words = f"tau {one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
         axis.set_title(words, fontsize=10)
     axes[0].set_ylabel("held-out accuracy (%)", fontsize=9)
     axes[0].legend(fontsize=8, frameon=False, loc="lower left")

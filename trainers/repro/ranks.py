@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 _RESAMPLES = 2000
+# Of two things every resample has a tau of 1, -1 or 0.
+_FEWEST = 3
 
 
 class Agreement(NamedTuple):
@@ -16,15 +18,24 @@ class Agreement(NamedTuple):
     Attributes:
         tau: from -1 to 1.
         low, high: of the interval.
+        count: things that were ordered; of fewer than 3 the others are NaN.
     """
 
     tau: float
     low: float
     high: float
+    count: int
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there were enough things to order."""
+        return self.count >= _FEWEST
 
     @property
     def verdict(self) -> str:
         """Whether the orders agree at all, in the words of `paired.verdict`."""
+        if not self.is_measured:
+            return "not measured"
         if self.low > 0 or self.high < 0:
             return "holds" if self.low > 0 else "does not hold"
         return "leans yes" if self.tau > 0 else "leans no"
@@ -59,10 +70,15 @@ def agreement(left: Sequence[float], right: Sequence[float], seed: int = 0) -> A
     Args:
         left, right: one finite value each of the same things.
         seed: of the resampling.
+
+    Returns:
+        NaN, and "not measured", of fewer than three things.
     """
     left, right = np.asarray(left, float), np.asarray(right, float)
+    if len(left) < _FEWEST:
+        return Agreement(np.nan, np.nan, np.nan, len(left))
     rng = np.random.default_rng(seed)
     draws = rng.integers(len(left), size=(_RESAMPLES, len(left)))
     taus = [kendall_tau(left[draw], right[draw]) for draw in draws]
     low, high = np.percentile(taus, (2.5, 97.5))
-    return Agreement(kendall_tau(left, right), float(low), float(high))
+    return Agreement(kendall_tau(left, right), float(low), float(high), len(left))

@@ -19,6 +19,7 @@ from keras_vmoe.trainers.stopping import StopRequested, StopSignal
 
 QUICK = ["--image_size=32", "--repeats=2", "--ntk_batch=2", "--processes=1"]
 SEARCH = ["autoscale", "search", *QUICK, "--width=8", "--steps=5"]
+GROW = ["autoscale", "grow", "--topology=8,2,3|4,1,2|4,1,4|4,1,6|32", *QUICK]
 
 
 class Measured:
@@ -91,6 +92,33 @@ def test_a_damaged_trace_is_not_gone_on_from(tmp_path, measured, capsys):
     assert "is no state to go on from" in capsys.readouterr().err
 
 
+def test_a_state_of_other_axes_is_named(tmp_path, measured, capsys):
+    for words, file in ((SEARCH, "search.json"), ([*GROW, "--until=3"], "grow.json")):
+        assert run(*words, f"--out={tmp_path}") == 0
+        content = json.loads((tmp_path / file).read_text())
+        content["trace"][-1]["depths" if file == "grow.json" else "action"].pop()
+        (tmp_path / file).write_text(json.dumps(content))
+        capsys.readouterr()
+        assert run(*words, f"--out={tmp_path}") == 1
+        assert f"{tmp_path / file} is no state to go on from" in capsys.readouterr().err
+
+
+def test_a_growth_keeps_every_core_busy_and_a_search_its_repeats(tmp_path, monkeypatch):
+    taken = []
+
+    class Counted(Measured):
+        def __init__(self, protocol, images, processes, stop):
+            super().__init__(protocol, images, processes, stop)
+            taken.append(processes)
+
+    monkeypatch.setattr(workers, "Workers", Counted)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for words in (SEARCH, [*GROW, "--until=3"]):
+        default = [word for word in words if "processes" not in word]
+        assert run(*default, f"--out={tmp_path}") == 0
+    assert taken == [2, 8]
+
+
 def test_own_spaces(tmp_path, measured, capsys):
     space = tmp_path / "space.json"
     space.write_text('{"heads": [16], "kernels": [[4], [2], [2], [2, 4]]}')
@@ -103,9 +131,6 @@ def test_own_spaces(tmp_path, measured, capsys):
         space.write_text(text)
         assert run(*SEARCH, f"--space={space}", f"--out={tmp_path}") == 1
         assert message in capsys.readouterr().err
-
-
-GROW = ["autoscale", "grow", "--topology=8,2,3|4,1,2|4,1,4|4,1,6|32", *QUICK]
 
 
 def test_a_growth_that_goes_on_writes_the_same_files(tmp_path, measured, capsys):

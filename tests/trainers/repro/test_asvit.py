@@ -72,6 +72,27 @@ def test_agreements_are_of_better_first_and_of_random_topologies():
     assert "smallest NTK condition number" in text
 
 
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        (0, "smallest NTK condition number, of 0 topologies  - - not measured"),
+        (2, "smallest NTK condition number, of 2 topologies  - - not measured"),
+        (15, "smallest NTK condition number, of 15 topologies +1.00 +1.00 to +1.00 holds"),
+    ],
+)
+def test_a_measure_without_data_has_no_verdict(tmp_path, measured, words):
+    found = made_up()
+    numbers = [-float(i) if i < measured else math.nan for i in range(17)]
+    found.measures["NTK condition number"] = numbers
+    lines = [line.split() for line in asvit.table(found).splitlines()]
+    assert words.split() in lines
+    content = json.loads(json.dumps(asvit.to_dict(found), allow_nan=False))["kendall_tau"]
+    one = content["NTK condition number"]
+    assert one["count"] == measured
+    assert (one["tau"] is None) == (one["low"] is None) == (measured < 3)
+    asvit_figure.plot_asvit(found, tmp_path / "repro.png")
+
+
 def test_picture_and_data(tmp_path):
     asvit_figure.plot_asvit(made_up(), tmp_path / "repro.png")
     rows = list(csv.DictReader((tmp_path / "repro.csv").open()))
@@ -101,20 +122,38 @@ def test_measures_are_of_every_topology():
     assert all(len(values) == 2 and np.isfinite(values).all() for values in found.values())
 
 
+class Measuring:
+    """In place of `Workers`."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def measure(self, genotypes, occasion):
+        return [autoscale.Measures(float(occasion), 1.0) for _ in genotypes]
+
+
+def test_a_search_of_other_images_is_not_gone_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(asvit, "NUM_STEPS", 2)
+    monkeypatch.setattr(asvit, "Workers", Measuring)
+    images = np.zeros((2, 32, 32, 3), "float32")
+    found = asvit._search(tmp_path, 32, images, 1)
+    assert asvit._search(tmp_path, 32, images, 1) == found
+    with pytest.raises(ValueError, match="made with images_digest=.*move it away"):
+        asvit._search(tmp_path, 32, images + 1, 1)
+    content = json.loads((tmp_path / "search.json").read_text())
+    del content["policy"]
+    (tmp_path / "search.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"search.json is no state to go on from.*policy"):
+        asvit._search(tmp_path, 32, images, 1)
+
+
 def test_the_command_searches_trains_and_writes(tmp_path, monkeypatch, capsys):
-    class Measuring:
-        def __init__(self, *_):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def measure(self, genotypes, occasion):
-            return [autoscale.Measures(float(occasion), 1.0) for _ in genotypes]
-
     measures = {name: [float(i) for i in range(5)] for name in asvit.MEASURES}
     monkeypatch.setattr(asvit, "NUM_TOPOLOGIES", 4)
     monkeypatch.setattr(asvit, "NUM_STEPS", 3)
