@@ -227,9 +227,10 @@ def test_the_surest_anchors_alone_go_into_suppression(monkeypatch):
 
 
 def test_raw_images_of_any_shape(model, monkeypatch):
-    # The object fills the right half of what the model sees of the image, its upper half.
-    boxes = np.array([[[32, 0, 64, 32]]])
-    outputs = perfect_outputs(model, boxes, np.array([[1]]))
+    # The object fills the right half of what the model sees of the image, its upper half, and
+    # reaches into the filling below; another one lies there alone.
+    boxes = np.array([[[32, 0, 64, 40], [0, 34, 30, 64]]])
+    outputs = perfect_outputs(model, boxes, np.array([[1, 1]]))
     monkeypatch.setattr(models.RetinaNet, "__call__", lambda self, x, training: outputs)
     (name, score, box), *others = model.detect(np.zeros((100, 200, 1), "uint8"))
     assert (name, others) == ("dog", [])

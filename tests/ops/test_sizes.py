@@ -11,4 +11,5 @@ def test_sizes_are_those_of_python(tensors):
     five, two = (keras.ops.convert_to_tensor(x) if tensors else x for x in (5, 2))
     assert sizes.is_known(five, two) != tensors
     assert not sizes.is_known(2, None)
-    assert [int(f(five, two)) for f in (sizes.smaller, sizes.larger, sizes.ceil_divide)] == [2, 5, 3]
+    functions = (sizes.smaller, sizes.larger, sizes.ceil_divide)
+    assert [int(function(five, two)) for function in functions] == [2, 5, 3]
