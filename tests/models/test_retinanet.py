@@ -294,10 +294,14 @@ def test_images_without_objects_train():
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-def test_box_arithmetic_stays_in_float32():
-    with_policy = detector(dtype="mixed_bfloat16")
+@pytest.mark.parametrize("max_level", [3, 5])
+def test_box_arithmetic_stays_in_float32(max_level):
+    with_policy = detector(dtype="mixed_bfloat16", max_level=max_level)
     outputs = with_policy(images())
     assert {keras.backend.standardize_dtype(x.dtype) for x in outputs.values()} == {"float32"}
+    for values in outputs.values():  # not numbers of half precision in float32
+        rounded = keras.ops.cast(keras.ops.cast(values, "bfloat16"), "float32")
+        assert np.mean(np.asarray(rounded) != np.asarray(values)) > 0.5
     assert with_policy.get_layer("fpn_output_3").compute_dtype == "bfloat16"
     assert with_policy.targets(*padded()).boxes.numpy().dtype == np.float32
     assert with_policy.decode(outputs).boxes.numpy().dtype == np.float32
