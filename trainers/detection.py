@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vmoe import data, evaluation, models
-from keras_vmoe.models.detection_pieces import class_hits
+from keras_vmoe.models.detection_pieces import boxes_of_original, class_hits
 from keras_vmoe.trainers import results
 from keras_vmoe.trainers.config import MESH, TrainConfig
 from keras_vmoe.trainers.fresh_model import fresh_model
@@ -83,7 +83,7 @@ class Detection:
         )
 
     def held_out_batches(self, batch_size: int, shards: int = 1, shard: int = 0) -> tf.data.Dataset:
-        """Returns batches of `{"image", "boxes", "classes", "crowd", "scale", "mask"}`."""
+        """Returns batches of the held-out images, as `make_boxes` makes them."""
         reading = self._reading(shards, shard)
         return held_out_batches(self._source, batch_size, **reading)
 
@@ -178,7 +178,7 @@ class Found(NamedTuple):
         boxes: `[objects, 4]`, x_min, y_min, x_max, y_max.
         classes: `[objects]`.
         crowd: `[objects]`.
-        found_boxes: `[detections, 4]`.
+        found_boxes: `[detections, 4]`, within the image.
         scores: `[detections]`, falling.
         found_classes: `[detections]`.
     """
@@ -224,15 +224,16 @@ def _of_one(
     count: int,
 ) -> Found:
     real, scale = truth["classes"] >= 0, truth["scale"][[1, 0, 1, 0]]
+    found, inside = boxes_of_original(boxes[:count], truth["scale"], truth["original"])
     return Found(
         truth["image"],
         scale,
         truth["boxes"][real] / scale,
         truth["classes"][real],
         truth["crowd"][real],
-        boxes[:count] / scale,
-        scores[:count],
-        classes[:count],
+        found[inside],
+        scores[:count][inside],
+        classes[:count][inside],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,18 +15,21 @@ from keras_vmoe.ops.validation import require
 
 Arrays = Mapping[str, np.ndarray]
 
+_OF_LAYERS = re.compile(r"(patch_embed|layers|norm|head)\.")
+_OF_NORMS = re.compile(r"(^|\.)(norm1?|mlps\.0\.0)\.")
+
 
 def assign_as_vit_params(model: models.AsViT, arrays: Arrays) -> None:
     """Gives a model the weights of the official As-ViT, whose layouts are PyTorch's.
 
     Args:
         model: a dense `AsViT` of the same genotype, without a position table. One of
-            `norm="identity"` leaves the norms' arrays out.
+            `norm="identity"` leaves the norms' arrays out, one without a head the head's.
         arrays: `{"patch_embed.proj.weight": ..., "layers.0.blocks.0.attn.qkv.weight": ...}`.
 
     Raises:
         ValueError: a sparse model, or one with other options than the official code has; an array
-            that is missing, or of another shape than the model's.
+            that is missing, of another shape than the model's, or of a layer that the model lacks.
 
     Example:
 
@@ -47,8 +51,10 @@ def assign_as_vit_params(model: models.AsViT, arrays: Arrays) -> None:
         "model must be dense, with pos_emb=None, merge_norm='pre' and head='tanh_mlp', as the "
         f"official code builds it. Received: {model.name!r}",
     )
-    take = _reader(arrays)
+    read_names: set[str] = set()
+    take = _reader(arrays, read_names)
     values = [(weight, read(take)) for weight, read in _weights(model)]
+    _require_all_read(model, arrays, read_names)
     for weight, value in values:
         require(
             tuple(value.shape) == tuple(weight.shape),
@@ -63,8 +69,9 @@ Take = Callable[[str], np.ndarray]
 Weights = list[tuple[keras.Variable, Callable[[Take], np.ndarray]]]
 
 
-def _reader(arrays: Arrays) -> Take:
+def _reader(arrays: Arrays, read_names: set[str]) -> Take:
     def take(name: str) -> np.ndarray:
+        read_names.add(name)
         require(
             name in arrays,
             f"arrays must hold {name!r}, which is missing. It holds {len(arrays)} arrays",
@@ -72,6 +79,24 @@ def _reader(arrays: Arrays) -> Take:
         return np.asarray(arrays[name])
 
     return take
+
+
+def _require_all_read(model: models.AsViT, arrays: Arrays, read_names: set[str]) -> None:
+    """Refuses arrays of layers that the model lacks, but for those it is built to leave out."""
+    arguments = model.arguments
+    left = [
+        name
+        for name in arrays
+        if name not in read_names
+        and _OF_LAYERS.match(name)
+        and not (arguments["norm"] == "identity" and _OF_NORMS.search(name))
+        and not (arguments["num_classes"] is None and name.startswith("head."))
+    ]
+    require(
+        not left,
+        f"arrays must be of the model's genotype, {arguments['genotype']!r}, which lacks the "
+        f"layers of {len(left)} arrays. Received: {', '.join(map(repr, left[:3]))}",
+    )
 
 
 def _weights(model: models.AsViT) -> Weights:

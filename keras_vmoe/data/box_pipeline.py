@@ -51,8 +51,8 @@ def make_boxes(
 
     In training, crowds (regions whose objects nobody told apart) are left out, and of more than
     `max_boxes` boxes the first are taken. Otherwise there are also `"crowd"`, bool
-    `[b, max_boxes]`, and `"scale"`, float32 `[b, 2]`: pixels of the batch's image for one of the
-    original, down and across.
+    `[b, max_boxes]`; `"scale"`, float32 `[b, 2]`: pixels of the batch's image for one of the
+    original, down and across; and `"original"`, int32 `[b, 2]`, height and width of that.
 
     Args:
         split: the images and boxes.
@@ -152,13 +152,14 @@ class _BoxReader:
         image, rows = found.pop("image"), unpack(found.pop("label"))
         if self.training:
             rows = tf.boolean_mask(rows, rows[:, 5] == 0)
+        original = tf.shape(image)[:2]
         if self.jitter is not None:
             draws = example["draws"]
             image, rows = self.jitter(image, rows, self.image_size, draws)
         else:
             image, rows, scale = fit(image, rows, self.image_size)
         found |= {"image": image, **self._padded(rows)}
-        return found if self.training else found | {"scale": scale}
+        return found if self.training else found | {"scale": scale, "original": original}
 
     def _padded(self, rows: tf.Tensor) -> Example:
         if self.training:

@@ -59,7 +59,8 @@ def head(
         depth: convolutions before it.
         outputs: numbers that are told at each place.
         bias: that they start from.
-        policy: the dtype policy.
+        policy: the dtype policy of those before the last one, which is in float32, so that no
+            offset or logit is rounded to half precision.
     """
     inner = [
         _convolution(f"{kind}_head_{place}", width, 3, policy, activation="relu")
@@ -70,7 +71,7 @@ def head(
         f"{kind}_head_output",
         outputs,
         3,
-        policy,
+        "float32",
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         bias_initializer=keras.initializers.Constant(bias),
     )
@@ -95,4 +96,8 @@ def on_all_levels(
         rows = keras.layers.Reshape((-1, values), dtype="float32", name=f"{kind}_rows_{number}")
         found.append(rows(features_of_level))
     join = keras.layers.Concatenate(axis=1, dtype="float32", name=kind)
-    return join(found) if len(found) > 1 else keras.layers.Identity(name=kind)(found[0])
+    return (
+        join(found)
+        if len(found) > 1
+        else keras.layers.Identity(dtype="float32", name=kind)(found[0])
+    )

@@ -11,6 +11,7 @@ boxes Keras itself leads, `keras.utils.bounding_boxes`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -279,3 +280,30 @@ def suppress(
         kops.cast(found["classes"], "int32"),
         kops.cast(found["num_detections"], "int32"),
     )
+
+
+def boxes_of_original(
+    boxes: np.ndarray, scale: np.ndarray, size: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes found in a square, in pixels of the image that was fitted into its upper left corner.
+
+    What reaches into the filling beside the image is cut off.
+
+    Args:
+        boxes: `[detections, 4]`, x_min, y_min, x_max, y_max in pixels of the square.
+        scale: `[2]`, pixels of the square for one of the image, down and across.
+        size: height and width of the image.
+
+    Returns:
+        The boxes `[detections, 4]`, and which of them have something of the image in them.
+
+    Example:
+
+    >>> boxes = np.array([[10.0, 0.0, 30.0, 40.0], [0.0, 22.0, 8.0, 30.0]])
+    >>> found, inside = boxes_of_original(boxes, scale=np.array([2.0, 2.0]), size=(10, 20))
+    >>> found[0].tolist(), inside.tolist()
+    ([5.0, 0.0, 15.0, 10.0], [True, False])
+    """
+    height, width = size
+    boxes = np.clip(boxes / np.tile(scale[::-1], 2), 0.0, [width, height, width, height])
+    return boxes, (boxes[:, :2] < boxes[:, 2:]).all(-1)

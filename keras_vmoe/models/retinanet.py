@@ -16,6 +16,7 @@ from keras_vmoe.models.detection_pieces import (
     Anchors,
     Detections,
     Targets,
+    boxes_of_original,
     detection_loss,
     suppress,
 )
@@ -220,7 +221,7 @@ class RetinaNet(FunctionalModel):
 
         Returns:
             For each object its class (the name, where the model has names), its probability, and
-            its box in pixels of the image: x_min, y_min, x_max, y_max.
+            its box in pixels of the image and within it: x_min, y_min, x_max, y_max.
 
         Raises:
             ValueError: another rank or other channels.
@@ -242,11 +243,11 @@ class RetinaNet(FunctionalModel):
         boxes, scores, classes = (
             kops.convert_to_numpy(x)[0, : int(found.count[0])] for x in found[:3]
         )
-        scales = np.array([sides[1], sides[0]] * 2) / ([image.shape[1], image.shape[0]] * 2)
+        boxes, inside = boxes_of_original(boxes, np.divide(sides, image.shape[:2]), image.shape[:2])
         names = self.class_names or range(self.num_classes)
         return [
-            (names[kind], float(score), tuple(float(x) for x in box / scales))
-            for kind, score, box in zip(classes, scores, boxes, strict=True)
+            (names[kind], float(score), tuple(float(x) for x in box))
+            for kind, score, box in zip(classes[inside], scores[inside], boxes[inside], strict=True)
         ]
 
     def _require_objects(self, boxes: Any, classes: Any) -> None:

@@ -35,6 +35,7 @@ def test_held_out_batches_hold_each_image_once_in_pixels(split):
     first, second = data.make_boxes(split, 3, image_size=24, max_boxes=2, pad=True)
     # 8x12 pixels become 16x24 of the square's 24x24.
     np.testing.assert_array_equal(first["scale"], np.full((3, 2), 2.0))
+    np.testing.assert_array_equal(first["original"], [[8, 12]] * 3)
     np.testing.assert_allclose(first["boxes"][0], [[0, 0, 6, 8], [0, 0, 0, 0]])
     np.testing.assert_allclose(first["boxes"][2], [[12, 4, 24, 16], [0, 0, 24, 16]])
     np.testing.assert_array_equal(first["classes"], [[2, -1], [-1, -1], [0, 1]])

@@ -225,3 +225,14 @@ def test_arrays_of_another_genotype_are_refused():
         checkpoints.assign_as_vit_params(model, params)
     with pytest.raises(ValueError, match="model must be dense, with pos_emb=None"):
         checkpoints.assign_as_vit_params(tiny_model(pos_emb="absolute"), params)
+
+
+def test_arrays_of_layers_that_a_model_lacks_are_refused():
+    params = dict(golden.load(f"asvit/{FILES[0]}").under("params"))
+    block = {n: x for n, x in params.items() if n.startswith("layers.1.blocks.0.")}
+    params |= {n.replace("blocks.0", "blocks.1"): x for n, x in block.items()}
+    for norm in ("layer", "identity"):
+        _, model = reference(FILES[0], norm=norm)
+        with pytest.raises(ValueError, match=r"lacks the layers of \d+ arrays.*'layers.1.blocks.1"):
+            checkpoints.assign_as_vit_params(model, params)
+    reference(FILES[0], num_classes=None)  # whose head is left out

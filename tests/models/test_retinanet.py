@@ -227,9 +227,10 @@ def test_the_surest_anchors_alone_go_into_suppression(monkeypatch):
 
 
 def test_raw_images_of_any_shape(model, monkeypatch):
-    # The object fills the right half of what the model sees of the image, its upper half.
-    boxes = np.array([[[32, 0, 64, 32]]])
-    outputs = perfect_outputs(model, boxes, np.array([[1]]))
+    # The object fills the right half of what the model sees of the image, its upper half, and
+    # reaches into the filling below; another one lies there alone.
+    boxes = np.array([[[32, 0, 64, 40], [0, 34, 30, 64]]])
+    outputs = perfect_outputs(model, boxes, np.array([[1, 1]]))
     monkeypatch.setattr(models.RetinaNet, "__call__", lambda self, x, training: outputs)
     (name, score, box), *others = model.detect(np.zeros((100, 200, 1), "uint8"))
     assert (name, others) == ("dog", [])
@@ -293,10 +294,14 @@ def test_images_without_objects_train():
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-def test_box_arithmetic_stays_in_float32():
-    with_policy = detector(dtype="mixed_bfloat16")
+@pytest.mark.parametrize("max_level", [3, 5])
+def test_box_arithmetic_stays_in_float32(max_level):
+    with_policy = detector(dtype="mixed_bfloat16", max_level=max_level)
     outputs = with_policy(images())
     assert {keras.backend.standardize_dtype(x.dtype) for x in outputs.values()} == {"float32"}
+    for values in outputs.values():  # not numbers of half precision in float32
+        rounded = keras.ops.cast(keras.ops.cast(values, "bfloat16"), "float32")
+        assert np.mean(np.asarray(rounded) != np.asarray(values)) > 0.5
     assert with_policy.get_layer("fpn_output_3").compute_dtype == "bfloat16"
     assert with_policy.targets(*padded()).boxes.numpy().dtype == np.float32
     assert with_policy.decode(outputs).boxes.numpy().dtype == np.float32

@@ -5,10 +5,11 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_vmoe import data, models
 from keras_vmoe.data import box_scenes
-from keras_vmoe.trainers import cli, configurables, gin_config, stopping, trained
+from keras_vmoe.trainers import cli, configurables, detection, gin_config, stopping, trained
 from keras_vmoe.trainers.initialize import initialize
 from keras_vmoe.trainers.metrics_log import MetricsLog
 from keras_vmoe.trainers.tasks import make_task
@@ -73,6 +74,42 @@ def test_the_model_file_is_a_detector_with_names(detection_run):
     assert isinstance(model, models.RetinaNet)
     assert model.class_names == tuple("0123456789")
     assert isinstance(model.detect(np.zeros((40, 50, 1), "uint8")), list)
+
+
+class Oracle:
+    """A detector that says the boxes that it is given."""
+
+    num_classes = 3
+
+    def __init__(self, boxes, classes):
+        self._boxes, self._classes = boxes, classes
+
+    def __call__(self, images, training):
+        return images
+
+    def decode(self, images):
+        kinds = self._classes
+        scores = np.where(kinds >= 0, 0.9, -1.0)
+        return models.Detections(
+            *(tf.constant(x) for x in (self._boxes, scores, kinds, (kinds >= 0).sum(-1)))
+        )
+
+
+def test_what_is_there_is_found_in_pixels_of_the_original():
+    """Images of 20x50 pixels in a square of 32."""
+    shares = [[[0.2, 0.1, 1.0, 0.4], [0.0, 0.5, 0.5, 0.9]], [[0.1, 0.3, 0.8, 1.0]]]
+    split = data.box_arrays(np.zeros((2, 20, 50, 1), "uint8"), shares, [[0, 2], [1]], 3)
+    batches = data.make_boxes(split, 2, image_size=32, max_boxes=2, pad=True)
+    (batch,) = [{n: x.numpy() for n, x in batch.items()} for batch in batches]
+    into_filling = batch["boxes"].copy()
+    into_filling[0, 0, 3] = 32.0
+    model = Oracle(into_filling, batch["classes"])
+    first, second = detection.find_objects(model, batches)
+    wanted = np.array([[5, 4, 20, 20], [25, 0, 45, 10]])
+    np.testing.assert_allclose(first.found_boxes, wanted, atol=1e-4)
+    np.testing.assert_allclose(first.boxes, wanted, atol=1e-4)
+    np.testing.assert_allclose(second.found_boxes, [[15, 2, 50, 16]], atol=1e-4)
+    assert detection.coco_result(model, batches).metrics["AP"] == pytest.approx(1.0)
 
 
 def test_evaluate_prints_what_the_run_measured(detection_run, capsys):
