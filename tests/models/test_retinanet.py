@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_vmoe import layers, models
 from keras_vmoe.models import detection_pieces as pieces
@@ -120,6 +121,26 @@ def test_targets_are_those_of_a_loop(anchors):
         )
     assert np.isfinite(found.boxes).all()
     assert (found.classes[0] == -2).numpy().any()
+
+
+def test_a_graph_makes_the_targets_of_any_number_of_images_one_by_one(anchors):
+    seen = []
+    encode = anchors._encode
+
+    def counted(objects):
+        seen.append(tuple(objects[0].shape))
+        return encode(objects)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anchors, "_encode", counted)
+        boxes, classes = padded()
+        signature = [tf.TensorSpec((None, 3, 4)), tf.TensorSpec((None, 3), tf.int64)]
+        graph = tf.function(anchors.targets, input_signature=signature)
+        for count in (0, 1, 2):
+            found = graph(boxes[:count], classes[:count])
+            for value, wanted in zip(found, anchors.targets(boxes, classes), strict=True):
+                np.testing.assert_allclose(value, wanted[:count], rtol=1e-5, atol=1e-5)
+    assert set(seen) == {(4, 4)}
 
 
 def test_offsets_lead_back_to_the_boxes(anchors):
