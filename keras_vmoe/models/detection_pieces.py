@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops as kops
 
-from keras_vmoe.ops.validation import require
+from keras_vmoe.ops.validation import is_number, require
 
 #: What box targets are divided by: offsets of the centre, logarithms of height and width.
 VARIANCE = (0.1, 0.1, 0.2, 0.2)
@@ -117,13 +117,15 @@ class Anchors:
     ) -> None:
         for name, values in (("size", (size,)), ("scales", scales), ("ratios", ratios)):
             require(
-                len(values) > 0 and all(value > 0 for value in values),
-                f"{name} must be positive. Received: {name}={values}",
+                len(values) > 0 and all(is_number(value) and value > 0 for value in values),
+                f"{name} must be positive. Received: {name}={values!r}",
             )
         require(
-            0 < negative_iou <= positive_iou <= 1,
+            is_number(negative_iou)
+            and is_number(positive_iou)
+            and 0 < negative_iou <= positive_iou <= 1,
             "negative_iou and positive_iou must be overlaps, 0 < negative_iou <= positive_iou <= 1."
-            f" Received: negative_iou={negative_iou}, positive_iou={positive_iou}",
+            f" Received: negative_iou={negative_iou!r}, positive_iou={positive_iou!r}",
         )
         library = keras_cv()
         generator = library.layers.AnchorGenerator(
