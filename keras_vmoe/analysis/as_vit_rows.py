@@ -16,10 +16,17 @@ from keras_vmoe.analysis.layer_rows import (
 from keras_vmoe.analysis.model_rows import ROUTER_CLASSES, register_model, sparse_mlp
 from keras_vmoe.analysis.routing_costs import Counting
 from keras_vmoe.analysis.rows import LayerProfile
-from keras_vmoe.models.as_vit_graph import Block, blocks, check_arguments, window_sizes
+from keras_vmoe.models.as_vit_graph import (
+    Block,
+    blocks,
+    check_arguments,
+    pretrained_shape,
+    window_sizes,
+)
 from keras_vmoe.models.genotype import STRIDES, Genotype
 from keras_vmoe.models.vit import image_shape, require_sizes
 from keras_vmoe.models.vmoe import images_per_group
+from keras_vmoe.ops.maps import window_on
 
 Grid = tuple[int, int]
 
@@ -70,7 +77,7 @@ def _embedding(a: SimpleNamespace, genotype: Genotype, grid: Grid) -> list[Layer
     if a.norm == "layer":
         rows.append(parts.layer_norm("embedding_norm", (*grid, width)))
     if a.pos_emb:
-        down, across = genotype.grids(image_shape(a.pretrain_size or a.image_size))[0]
+        down, across = genotype.grids(pretrained_shape(vars(a)))[0]
         rows.append(LayerProfile("position_embedding", (*grid, width), down * across * width))
     return rows
 
@@ -84,10 +91,10 @@ def _block(
     stride: int,
 ) -> LayerProfile:
     genes, width = genotype.stages[block.stage], genotype.widths[block.stage]
-    window = tuple(-(-side // genes.splits) for side in grid)
+    size = None
     if a.windows == "size":
-        sizes = window_sizes(genotype, image_shape(a.pretrain_size or a.image_size))
-        window = tuple(-(-side // (stride // STRIDES[0])) for side in sizes[block.stage])
+        size = window_sizes(genotype, pretrained_shape(vars(a)))[block.stage]
+    window = window_on(grid, genes.splits, size, coarsening=stride // STRIDES[0])
     heads = genotype.num_heads[block.stage]
     own = SimpleNamespace(
         **{

@@ -82,13 +82,15 @@ def make_boxes(
             `max_boxes` boxes.
 
     Example:
+        >>> import numpy as np
         >>> from keras_vmoe import data
-        >>> source = data.load_boxes("digit_scenes")
-        >>> batch = next(iter(make_boxes(source.eval, 4, image_size=64, max_boxes=6)))
-        >>> batch["image"].shape, batch["boxes"].shape
-        (TensorShape([4, 64, 64, 1]), TensorShape([4, 6, 4]))
-        >>> batch["classes"][0].numpy().tolist()
-        [2, 3, 3, 4, 5, -1]
+        >>> images, boxes = np.zeros((4, 20, 40, 1), np.uint8), [[[0, 0, 0.5, 1]], [], [], []]
+        >>> split = data.box_arrays(images, boxes, [[7], [], [], []], num_classes=10)
+        >>> batch = next(iter(make_boxes(split, 4, image_size=64, max_boxes=2)))
+        >>> batch["image"].shape, batch["boxes"][0].numpy().tolist()
+        (TensorShape([4, 64, 64, 1]), [[0.0, 0.0, 64.0, 16.0], [0.0, 0.0, 0.0, 0.0]])
+        >>> batch["classes"].numpy().tolist()
+        [[7, -1], [-1, -1], [-1, -1], [-1, -1]]
     """
     require_boxes(split)
     _check(image_size, channels, jitter, max_boxes)

@@ -38,10 +38,12 @@ class BoxSource(WithSplits):
             whole number above 0.
 
     Example:
-        >>> from keras_vmoe import data
-        >>> source = data.load_boxes("digit_scenes")
-        >>> source.image_shape, source.num_classes, source.train.num_examples
-        ((96, 96, 1), 10, 4000)
+        >>> images = np.zeros((3, 8, 8, 1), np.uint8)
+        >>> split = box_arrays(images, [[[0, 0, 0.5, 1]], [], []], [[1], [], []], num_classes=2)
+        >>> splits = {"train": split, "validation": split}
+        >>> source = BoxSource("shapes", ("disc", "square"), (8, 8, 1), splits)
+        >>> source.num_classes, source.train.num_examples
+        (2, 3)
     """
 
     name: str
@@ -160,9 +162,9 @@ def read_boxes(split: Split) -> Iterator[np.ndarray]:
         ValueError: if it is one of labelled images.
 
     Example:
-        >>> from keras_vmoe import data
-        >>> next(read_boxes(data.load_boxes("digit_scenes").eval)).shape
-        (5, 6)
+        >>> split = box_arrays(np.zeros((1, 8, 8, 1), np.uint8), [[[0, 0, 0.5, 1]]], [[1]], 2)
+        >>> [rows.tolist() for rows in read_boxes(split)]
+        [[[0.0, 0.0, 0.5, 1.0, 1.0, 0.0]]]
     """
     require_boxes(split)
     if not isinstance(split, StreamSplit):

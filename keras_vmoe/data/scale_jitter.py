@@ -16,8 +16,9 @@ class ScaleJitter:
     """Resizes an image by a factor that is drawn, then cuts out or fills up to a square.
 
     At factor 1 the longer side is the square's. A larger image loses what lies outside a window
-    drawn at random; a smaller one lies in the upper left corner. Boxes go along; what lies outside
-    is cut off, and boxes that are left with a side below `min_side` go.
+    drawn at random; a smaller one lies in the upper left corner, mirrored in the upper right.
+    Boxes go along; what lies outside is cut off, and boxes that are left with a side below
+    `min_side` go.
 
     Args:
         scale: least and largest factor: (0.1, 2.0) is large-scale jitter, (0.8, 1.25) the
@@ -74,12 +75,10 @@ class ScaleJitter:
         least, most = self.scale
         factor = least + draws[0] * (most - least)
         sides = _sides(image, factor * image_size)
-        image = _resized(image, sides)
         # The window's corner, in the resized image; 0 where all of it fits in.
         free = tf.cast(tf.maximum(sides - image_size, 0), tf.float32)
         corner = tf.floor(draws[1:3] * (free + 1.0))
-        start = tf.cast(corner, tf.int32)
-        image = image[start[0] : start[0] + image_size, start[1] : start[1] + image_size]
+        image = _resized(image, sides, corner, tf.minimum(sides, image_size))
         rows = in_pixels(rows, tf.cast(sides, tf.float32), corner)
         image = _filled(image, image_size)
         image, rows = _mirrored(image, rows, image_size, draws[3] < self.flip)
@@ -111,7 +110,7 @@ def fit(
     """
     sides = _sides(image, float(image_size))
     floats = tf.cast(sides, tf.float32)
-    square = _filled(_resized(image, sides), image_size)
+    square = _filled(_resized(image, sides, tf.zeros((2,)), sides), image_size)
     rows = clipped(in_pixels(rows, floats, tf.zeros((2,))), floats)
     return square, rows, floats / tf.cast(tf.shape(image)[:2], tf.float32)
 
@@ -140,8 +139,25 @@ def _sides(image: tf.Tensor, longer: tf.Tensor | float) -> tf.Tensor:
     return tf.cast(tf.maximum(tf.round(sides * (longer / tf.reduce_max(sides))), 1.0), tf.int32)
 
 
-def _resized(image: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
-    return to_bytes(tf.image.resize(image, sides, antialias=True))
+def _resized(image: tf.Tensor, sides: tf.Tensor, corner: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """A window of an image that is resized to `sides`, of which no other pixel is computed.
+
+    Args:
+        image: uint8 `[height, width, channels]`.
+        sides: int32 `[2]`.
+        corner: float32 `[2]`, where the window begins.
+        size: int32 `[2]`, height and width of the window.
+    """
+    # What `tf.image.resize` with `antialias` calls, but for the window.
+    window = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=size,
+        scale=tf.cast(sides, tf.float32) / tf.cast(tf.shape(image)[:2], tf.float32),
+        translation=-corner,
+        kernel_type="triangle",
+        antialias=True,
+    )
+    return to_bytes(tf.ensure_shape(window[0], (None, None, image.shape[-1])))
 
 
 def _filled(image: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -12,8 +12,7 @@ from keras_vmoe.layers.attention import MultiHeadAttention
 from keras_vmoe.layers.experts import fresh_initializer, serialized_initializer
 from keras_vmoe.layers.moe_mlp import token_mask
 from keras_vmoe.layers.transformer import EncoderBlock
-from keras_vmoe.ops.maps import Sides
-from keras_vmoe.ops.sizes import ceil_divide
+from keras_vmoe.ops.maps import Sides, window_on
 from keras_vmoe.ops.validation import require, require_positive_int, require_rank
 
 
@@ -126,9 +125,7 @@ class WindowEncoderBlock(EncoderBlock):
 
     def window(self, grid: Sides, coarsening: int = 1) -> Sides:
         """Rows and columns of a window on a map with these."""
-        if self.window_size is None:
-            return tuple(ceil_divide(side, self.splits) for side in grid)
-        return tuple(ceil_divide(side, coarsening) for side in self.window_size)
+        return window_on(grid, self.splits, self.window_size, coarsening)
 
     def call(
         self,

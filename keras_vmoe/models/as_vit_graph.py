@@ -15,7 +15,15 @@ from keras_vmoe.models.genotype import STRIDES, Genotype
 from keras_vmoe.models.placement import moe_blocks
 from keras_vmoe.models.vit import depth_rates, image_shape, require_sizes
 from keras_vmoe.models.vmoe import ROUTERS, images_per_group, make_router, moe_mlp
-from keras_vmoe.ops.validation import require, require_choice
+from keras_vmoe.ops.maps import window_on
+from keras_vmoe.ops.validation import (
+    require,
+    require_choice,
+    require_fraction,
+    require_image_size,
+    require_number,
+    require_positive,
+)
 
 HEADS = ("tanh_mlp", "linear")
 WINDOWS = ("size", "number")
@@ -60,14 +68,26 @@ def check_arguments(config: Mapping[str, Any]) -> Genotype:
         config["pos_emb"] in (None, "absolute"),
         f"pos_emb must be None or 'absolute'. Received: pos_emb={config['pos_emb']!r}",
     )
+    require_image_size("image_size", config["image_size"])
+    if config["pretrain_size"] is not None:
+        require_image_size("pretrain_size", config["pretrain_size"])
+    require_fraction("stochastic_depth_rate", config["stochastic_depth_rate"])
+    require_positive("layer_norm_epsilon", config["layer_norm_epsilon"])
+    require_number("head_bias_init", config["head_bias_init"])
     moe_blocks(config["placement"], sum(genotype.depths))
     return genotype
+
+
+def pretrained_shape(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the images that windows and the position table are of."""
+    size = config["pretrain_size"]
+    return image_shape(config["image_size"] if size is None else size)
 
 
 def window_sizes(genotype: Genotype, image: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Rows and columns of the windows of each stage, in tokens, for an image of this size."""
     return tuple(
-        tuple(-(-side // genes.splits) for side in grid)
+        window_on(grid, genes.splits)
         for genes, grid in zip(genotype.stages, genotype.grids(image), strict=True)
     )
 
@@ -118,7 +138,7 @@ def _embed(images: Any, genotype: Genotype, config: dict[str, Any], policy: Any)
     )(images)
     x = make_norm(config["norm"], config["layer_norm_epsilon"], policy, "embedding_norm")(x)
     if config["pos_emb"]:
-        grid = genotype.grids(image_shape(config["pretrain_size"] or config["image_size"]))[0]
+        grid = genotype.grids(pretrained_shape(config))[0]
         x = layers.MapPositionEmbedding(grid, dtype=policy, name="position_embedding")(x)
     if config["dropout_rate"]:
         x = keras.layers.Dropout(config["dropout_rate"], dtype=policy, name="dropout")(x)
@@ -146,8 +166,7 @@ def _encoder_block(
     genes = genotype.stages[block.stage]
     size = None
     if config["windows"] == "size":
-        image = image_shape(config["pretrain_size"] or config["image_size"])
-        size = window_sizes(genotype, image)[block.stage]
+        size = window_sizes(genotype, pretrained_shape(config))[block.stage]
     return layers.WindowEncoderBlock(
         genotype.num_heads[block.stage],
         _mlp(genotype, block, config, policy),

@@ -11,7 +11,7 @@ from keras_vmoe.models.as_vit import AsViT
 from keras_vmoe.models.as_vit_graph import last_blocks, pooling
 from keras_vmoe.models.base import FunctionalModel, rewired
 from keras_vmoe.models.rewiring import fresh_inputs, run_graph
-from keras_vmoe.ops.validation import require, require_positive_int
+from keras_vmoe.ops.validation import require, require_image_size, require_positive_int
 
 LEVELS = ("P2", "P3", "P4", "P5")
 
@@ -82,7 +82,7 @@ def feature_pyramid(
         up.
 
     Raises:
-        ValueError: a model that is not of an As-ViT.
+        ValueError: a model that is not of an As-ViT, or a size that is none.
 
     Example:
 
@@ -97,8 +97,9 @@ def feature_pyramid(
     Reference: Chen et al. 2022, arXiv 2202.11921, section 4.4.
     """
     ends = _stage_ends(model)
-    sides = (image_size, image_size) if image_size is None or isinstance(image_size, int) else None
-    images = keras.Input((*(sides or image_size), model.inputs[0].shape[-1]), name="images")
+    require_image_size("image_size", image_size, dynamic=True)
+    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    images = keras.Input((*sides, model.inputs[0].shape[-1]), name="images")
     given = _maps(model, images)
     levels = dict(zip(LEVELS, (given[name] for name in ends), strict=True))
     if level_norms:
@@ -152,8 +153,9 @@ def retokenized(model: keras.Model, stride: int, dilation: int = 1) -> Functiona
     """An As-ViT of the same weights and images with coarser tokens, for cheaper training.
 
     The kernel of the first layer keeps its values; its taps lie `dilation` pixels apart. The
-    position table is resized to the coarser grid, and there are as many windows as before, each
-    of fewer tokens.
+    position table is resized to the coarser grid. Windows have as many times fewer tokens down, and
+    across, as the map, rounded up: where that leaves nothing over there are as many as before, and
+    else about as many.
 
     Args:
         model: an `AsViT`, or one of its weights such as `with_routing` gives.

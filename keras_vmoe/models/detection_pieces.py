@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops as kops
 
-from keras_vmoe.ops.validation import require
+from keras_vmoe.ops.validation import is_number, require
 
 #: What box targets are divided by: offsets of the centre, logarithms of height and width.
 VARIANCE = (0.1, 0.1, 0.2, 0.2)
@@ -117,13 +117,15 @@ class Anchors:
     ) -> None:
         for name, values in (("size", (size,)), ("scales", scales), ("ratios", ratios)):
             require(
-                len(values) > 0 and all(value > 0 for value in values),
-                f"{name} must be positive. Received: {name}={values}",
+                len(values) > 0 and all(is_number(value) and value > 0 for value in values),
+                f"{name} must be positive. Received: {name}={values!r}",
             )
         require(
-            0 < negative_iou <= positive_iou <= 1,
+            is_number(negative_iou)
+            and is_number(positive_iou)
+            and 0 < negative_iou <= positive_iou <= 1,
             "negative_iou and positive_iou must be overlaps, 0 < negative_iou <= positive_iou <= 1."
-            f" Received: negative_iou={negative_iou}, positive_iou={positive_iou}",
+            f" Received: negative_iou={negative_iou!r}, positive_iou={positive_iou!r}",
         )
         library = keras_cv()
         generator = library.layers.AnchorGenerator(
@@ -148,7 +150,10 @@ class Anchors:
         self.per_place = len(scales) * len(ratios)
 
     def targets(self, boxes: Any, classes: Any) -> Targets:
-        """Returns what a detector should say.
+        """Returns what a detector should say; TensorFlow alone.
+
+        One image after the other: the overlaps of all anchors and objects of an image are held in
+        memory several times over.
 
         Args:
             boxes: `[b, objects, 4]`, x_min, y_min, x_max, y_max in pixels.
@@ -161,9 +166,21 @@ class Anchors:
         # The encoder cannot do with no place at all; one without an object changes nothing.
         boxes = kops.pad(boxes, [[0, 0], [0, 1], [0, 0]], constant_values=-1.0)
         classes = kops.pad(classes, [[0, 0], [0, 1]], constant_values=float(BACKGROUND))
-        images = np.zeros((1, *self._shape), "float32")  # of which it takes the shape
-        deltas, found = self._encoder(images, {"boxes": boxes, "classes": classes})
-        return Targets(deltas, kops.cast(found, "int32"))
+        import tensorflow as tf
+
+        anchors = len(self.boxes)
+        one = tf.TensorSpec((anchors, 4)), tf.TensorSpec((anchors,))
+        found = tf.map_fn(
+            self._encode, (boxes, classes), parallel_iterations=1, fn_output_signature=one
+        )
+        return Targets(found[0], kops.cast(found[1], "int32"))
+
+    def _encode(self, objects: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Offsets and classes of the anchors of one image, float32."""
+        boxes, classes = (kops.expand_dims(values, 0) for values in objects)
+        image = np.zeros((1, *self._shape), "float32")  # of which the encoder takes the shape
+        deltas, found = self._encoder(image, {"boxes": boxes, "classes": classes})
+        return deltas[0], kops.reshape(found, (-1,))
 
     def decode(self, deltas: Any) -> Any:
         """Returns boxes `[b, anchors, 4]` in pixels, within the image.

@@ -20,7 +20,14 @@ from keras_vmoe.models.detection_pieces import (
     detection_loss,
     suppress,
 )
-from keras_vmoe.ops.validation import concrete, require, require_positive_int
+from keras_vmoe.ops.validation import (
+    concrete,
+    is_number,
+    require,
+    require_not_negative,
+    require_positive,
+    require_positive_int,
+)
 
 _OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 
@@ -311,7 +318,22 @@ def _check(arguments: Mapping[str, Any]) -> None:
     )
     for name in ("prior_probability", "score_threshold", "nms_iou", "focal_alpha"):
         value = arguments[name]
-        require(0 < value < 1, f"{name} must be between 0 and 1. Received: {name}={value!r}")
+        ok = is_number(value) and 0 < value < 1
+        require(ok, f"{name} must be between 0 and 1. Received: {name}={value!r}")
+    require_positive("anchor_size", arguments["anchor_size"])
+    for name in ("anchor_scales", "anchor_ratios"):
+        values = arguments[name]
+        ok = isinstance(values, Sequence) and len(values) > 0
+        require(
+            ok and all(is_number(value) and value > 0 for value in values),
+            f"{name} must be a sequence of numbers above 0. Received: {name}={values!r}",
+        )
+    for name in ("focal_gamma", "box_weight"):
+        require_not_negative(name, arguments[name])
+    require(
+        not isinstance(names, str),
+        f"class_names must be a sequence of names, not one text. Received: class_names={names!r}",
+    )
     require(
         len(names) in (0, arguments["num_classes"]),
         f"class_names must hold one name per class, {arguments['num_classes']}. "

@@ -33,6 +33,20 @@ def _all_zero(*values: Any) -> bool:
     return all(isinstance(value, int) and value == 0 for value in values)
 
 
+def window_on(grid: Sides, splits: int, size: Sides | None = None, coarsening: int = 1) -> Sides:
+    """Rows and columns of a window on a map, in tokens.
+
+    Args:
+        grid: rows and columns of the map.
+        splits: windows down, and across, where there is no `size`.
+        size: rows and columns of a window on maps that are not coarsened.
+        coarsening: how many times fewer tokens the map has down, and across.
+    """
+    if size is None:
+        return tuple(ceil_divide(side, splits) for side in grid)
+    return tuple(ceil_divide(side, coarsening) for side in size)
+
+
 def partition_windows(inputs: Any, window: Sides) -> Windows:
     """Cuts maps into windows that do not overlap.
 

@@ -30,6 +30,52 @@ def require_positive_int(name: str, value: Any) -> None:
     )
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite real number; bools are none."""
+    known = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return known and bool(np.isfinite(value))
+
+
+def require_number(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless `value` is a finite number."""
+    require(is_number(value), f"{name} must be a finite number. Received: {name}={value!r}")
+
+
+def require_positive(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless `value` is a finite number above 0."""
+    ok = is_number(value) and value > 0
+    require(ok, f"{name} must be a finite number above 0. Received: {name}={value!r}")
+
+
+def require_not_negative(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless `value` is a finite number of at least 0."""
+    ok = is_number(value) and value >= 0
+    require(ok, f"{name} must be a finite number of at least 0. Received: {name}={value!r}")
+
+
+def require_image_size(name: str, value: Any, dynamic: bool = False) -> None:
+    """Raises a `ValueError` unless `value` is a side in pixels, or a pair (height, width).
+
+    Args:
+        name: of the argument.
+        value: its value.
+        dynamic: whether a side may be `None`.
+    """
+    sides = value if isinstance(value, (tuple, list)) else (value, value)
+    integers = (int, np.integer)
+    ok = len(sides) == 2 and all(
+        (dynamic and side is None)
+        or (isinstance(side, integers) and not isinstance(side, bool) and side >= 1)
+        for side in sides
+    )
+    words = ", either of which may be None" if dynamic else ""
+    require(
+        ok,
+        f"{name} must be an integer of at least 1, or two of them, (height, width){words}. "
+        f"Received: {name}={value!r}",
+    )
+
+
 def require_selected(num_selected: Any, num_experts: int) -> None:
     """Raises a `ValueError` unless so many of the experts can be chosen."""
     require_positive_int("num_selected", num_selected)

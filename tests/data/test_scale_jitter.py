@@ -33,6 +33,24 @@ def test_a_box_stays_around_what_it_holds(draws):
     assert rows[0, 4:].numpy().tolist() == [4, 0]
 
 
+@pytest.mark.parametrize("shape", [(37, 61), (90, 40)])
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
+def test_a_window_is_that_of_the_whole_resized_image(shape, scale):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3))
+    image = tf.constant(noise, tf.uint8)
+    longer = np.float32(scale) * 48 / max(shape)
+    sides = [round(float(side * longer)) for side in shape]
+    whole = np.asarray(tf.image.resize(image, sides, antialias=True))
+    free = [max(side - 48, 0) + 1 for side in sides]
+    draws = tf.constant([0.0, 0.4, 0.7, 0.9])
+    top, left = int(np.float32(0.4) * free[0]), int(np.float32(0.7) * free[1])
+    wanted = whole[top : top + 48, left : left + 48]
+    square, _ = ScaleJitter((scale, scale))(image, tf.zeros((0, 6)), 48, draws)
+    found = np.asarray(square)[: wanted.shape[0], : wanted.shape[1]]
+    # Half a level of rounding to bytes.
+    np.testing.assert_allclose(found, wanted, atol=0.51)
+
+
 def test_a_flip_mirrors_image_and_box():
     image, row = image_with_a_square(32, 32, (4, 2, 12, 10))
     plain, kept = ScaleJitter((1.0, 1.0), flip=0.0)(image, row, 32, tf.zeros([4]))

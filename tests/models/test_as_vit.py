@@ -211,11 +211,25 @@ def test_what_cannot_be_retokenized_is_refused():
         ({"head": "mlp"}, "head must be one of 'tanh_mlp', 'linear'"),
         ({"placement": (9,)}, "placement must name distinct blocks between 0 and 4"),
         ({"genotype": "8,2|4"}, "genotype must have four stages"),
+        ({"image_size": 0}, "image_size must be .*image_size=0"),
+        ({"image_size": 64.0}, "image_size must be .*image_size=64.0"),
+        ({"pretrain_size": -1}, "pretrain_size must be .*=-1"),
+        ({"pretrain_size": 0}, "pretrain_size must be .*=0"),
+        ({"layer_norm_epsilon": -1}, "layer_norm_epsilon must be .* above 0"),
+        ({"stochastic_depth_rate": 2.0}, "stochastic_depth_rate must be .*=2.0"),
+        ({"head_bias_init": "a"}, "head_bias_init must be a finite number.*'a'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         models.AsViT(**{"genotype": GENES, **changes})
+
+
+@pytest.mark.parametrize("size", [(64,), 0, True, 64.0, (64, 0), (None, 64, 64)])
+def test_a_pyramid_of_no_size_is_refused(size):
+    model = tiny_model()
+    with pytest.raises(ValueError, match="image_size must be .* may be None"):
+        models.feature_pyramid(model, image_size=size)
 
 
 def test_arrays_of_another_genotype_are_refused():

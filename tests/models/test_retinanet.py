@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_vmoe import layers, models
 from keras_vmoe.models import detection_pieces as pieces
@@ -120,6 +121,26 @@ def test_targets_are_those_of_a_loop(anchors):
         )
     assert np.isfinite(found.boxes).all()
     assert (found.classes[0] == -2).numpy().any()
+
+
+def test_a_graph_makes_the_targets_of_any_number_of_images_one_by_one(anchors):
+    seen = []
+    encode = anchors._encode
+
+    def counted(objects):
+        seen.append(tuple(objects[0].shape))
+        return encode(objects)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(anchors, "_encode", counted)
+        boxes, classes = padded()
+        signature = [tf.TensorSpec((None, 3, 4)), tf.TensorSpec((None, 3), tf.int64)]
+        graph = tf.function(anchors.targets, input_signature=signature)
+        for count in (0, 1, 2):
+            found = graph(boxes[:count], classes[:count])
+            for value, wanted in zip(found, anchors.targets(boxes, classes), strict=True):
+                np.testing.assert_allclose(value, wanted[:count], rtol=1e-5, atol=1e-5)
+    assert set(seen) == {(4, 4)}
 
 
 def test_offsets_lead_back_to_the_boxes(anchors):
@@ -316,7 +337,13 @@ def test_box_arithmetic_stays_in_float32(max_level):
         ({"num_classes": 0}, "num_classes must be"),
         ({"class_names": ("a",)}, "one name per class, 3"),
         ({"positive_iou": 0.3}, "negative_iou <= positive_iou"),
-        ({"anchor_scales": ()}, "scales must be positive"),
+        ({"anchor_scales": ()}, "anchor_scales must be a sequence of numbers above 0"),
+        ({"anchor_ratios": (1.0, -1.0)}, "anchor_ratios must be a sequence of numbers above 0"),
+        ({"anchor_size": "a"}, "anchor_size must be .* above 0.*anchor_size='a'"),
+        ({"focal_gamma": -3}, "focal_gamma must be .* at least 0.*-3"),
+        ({"box_weight": -1}, "box_weight must be .* at least 0"),
+        ({"class_names": "abc"}, "class_names must be a sequence of names"),
+        ({"nms_iou": "half"}, "nms_iou must be between"),
         ({"prior_probability": 0.0}, "prior_probability must be between"),
         ({"head_depth": -1}, "head_depth"),
     ],
