@@ -9,19 +9,20 @@ import keras
 
 from keras_vmoe import layers
 from keras_vmoe.models.base import VisionModel, resolve_policy
-from keras_vmoe.ops.validation import require, require_choice, require_positive_int
+from keras_vmoe.ops.validation import (
+    require_choice,
+    require_image_size,
+    require_positive_int,
+)
 
 POOLINGS = ("token", "gap", "map", "first")
 
 
 def image_shape(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width from an int or a pair."""
-    if isinstance(image_size, int):
-        return (image_size, image_size)
-    require(
-        len(image_size) == 2,
-        f"image_size must be an int or (height, width). Received: image_size={image_size}",
-    )
+    require_image_size("image_size", image_size)
+    if not isinstance(image_size, (tuple, list)):
+        image_size = (image_size, image_size)
     return (int(image_size[0]), int(image_size[1]))
 
 

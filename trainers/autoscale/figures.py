@@ -42,7 +42,9 @@ def plot_trace(trace: Sequence[Step], path: str | Path) -> None:
         canvas.plain_axes(axis)
         axis.set_xlabel("step", fontsize=9)
         axis.set_ylabel(label, fontsize=9)
-    figure.suptitle(f"A search of {len(trace)} steps; lines are means over {_SMOOTHED} steps")
+    figure.suptitle(
+        f"A search of {len(trace)} steps; lines are means over up to {_SMOOTHED} steps before"
+    )
     shown = [{**step._asdict(), "action": " ".join(map(str, step.action))} for step in trace]
     canvas.save(figure, path, shown)
 
@@ -138,7 +140,9 @@ def plot_growth(
         axis.set_xlabel("width of the first stage C", fontsize=9)
         axis.set_ylabel(label, fontsize=9)
     depth.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"A topology grows in {len(trace) - 1} steps")
+    depth.yaxis.get_major_locator().set_params(integer=True)
+    steps = len(trace) - 1
+    figure.suptitle(f"A topology grows in {steps} step{'s' * (steps != 1)}")
     canvas.save(figure, path, rows)
 
 

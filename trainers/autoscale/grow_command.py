@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _TEXT = """
 Grows a topology to a family of models. In each step every candidate, one more block in one stage
-and all stages 5 to 20 percent wider, is measured at a quarter of its width, and the one is taken
-whose ranks by L^E and by the condition number of the NTK sum to least. Every size on the way is a
-model of the family.
+and all stages 5 to 20 percent wider (rounded), is measured at a quarter of its width, and the one
+is taken whose ranks by L^E and by the condition number of the NTK sum to least. Every size on the
+way is a model of the family.
 
 Writes grow.json, from which the same command goes on after a stop of any kind, and grow.png with
 its data as CSV: depth and parameters against width, beside growths that choose at random.
@@ -174,7 +174,8 @@ def _finish(growth: Growth, values: flags.FlagValues, out: Path) -> None:
     figures.plot_growth(growth.trace, _at_random(growth, values), out / "grow.png")
     rows = [("step", "millions of parameters", "depths", "width", "L^E", "NTK")]
     for one in growth.trace:
-        measures = (f"{one.length:.4g}", f"{one.condition_number:.4g}")
+        # The start was not measured.
+        measures = (f"{one.length:.4g}", f"{one.condition_number:.4g}") if one.step else ("-", "-")
         depths = ",".join(map(str, one.depths))
         width = str(one.width * growth.widening)
         rows.append((str(one.step), f"{one.params / 1e6:.2f}", depths, width, *measures))

@@ -6,7 +6,7 @@ Reference: Chen et al. 2022, arXiv 2202.11921 (As-ViT), section 4.2, figure 4 an
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +45,8 @@ class Measured(NamedTuple):
         saved: schedule to the share of the training's FLOPs that it saves.
         macs: stride to multiply-accumulates of one image, forward.
         curves: schedule to (step, held-out accuracy) of each evaluation, for each seed.
-        speeds: schedule to images per second of training by stride, for each seed.
+        speeds: stride to images per second of training, the median of all runs: what else the
+            machine did while one of them ran is no difference between schedules.
     """
 
     seeds: tuple[int, ...]
@@ -54,22 +55,22 @@ class Measured(NamedTuple):
     saved: dict[str, float]
     macs: dict[int, int]
     curves: dict[str, list[list[tuple[int, float]]]]
-    speeds: dict[str, list[dict[int, float]]]
+    speeds: dict[int, float]
 
     def accuracy(self, schedule: str) -> list[float]:
         """The accuracies at the end of training, one a seed."""
         return [curve[-1][1] for curve in self.curves[schedule]]
 
-    def seconds(self, schedule: str) -> list[float]:
-        """What the steps of a run take at the speed of each of its phases, one a seed."""
-        phases = _lengths(schedule)
-        return [
-            sum(
-                share * self.steps * self.batch_size / speed[stride]
-                for stride, share in phases.items()
-            )
-            for speed in self.speeds[schedule]
-        ]
+    def seconds(self, schedule: str) -> float:
+        """What the steps of a run take at the speed of each of its phases."""
+        images = self.steps * self.batch_size
+        return sum(
+            share * images / self.speeds[stride] for stride, share in _lengths(schedule).items()
+        )
+
+    def time_saved(self, schedule: str) -> float:
+        """The share of the time of full training that a schedule saves."""
+        return 1 - self.seconds(schedule) / self.seconds(FULL)
 
     def flops(self, schedule: str, step: int) -> float:
         """FLOPs of training up to a step: two an accumulate, backward as two forward passes."""
@@ -140,12 +141,22 @@ def trainings(
     ]
 
 
-def speeds(workdir: Path) -> dict[int, float]:
-    """The median of a run's images per second by stride; compiling is no part of them."""
+def speeds(workdirs: Iterable[Path]) -> dict[int, float]:
+    """Images per second of training by stride: of each run the median, and of these the median.
+
+    Compiling is no part of them.
+
+    Args:
+        workdirs: of the runs.
+    """
     found = defaultdict(list)
-    for row in MetricsLog(workdir / "metrics.jsonl").rows():
-        if row["split"] == "train":
-            found[int(row.get("token_stride", STRIDES[0]))].append(row["images_per_second"])
+    for workdir in workdirs:
+        own = defaultdict(list)
+        for row in MetricsLog(workdir / "metrics.jsonl").rows():
+            if row["split"] == "train":
+                own[int(row.get("token_stride", STRIDES[0]))].append(row["images_per_second"])
+        for stride, values in own.items():
+            found[stride].append(np.median(values))
     return {stride: float(np.median(values)) for stride, values in found.items()}
 
 
@@ -180,7 +191,7 @@ def measure(
         saved={schedule: cost.saved for schedule, cost in costs.items()},
         macs={phase.stride: phase.macs for cost in costs.values() for phase in cost.phases},
         curves={name: [run.evaluations() for run in of] for name, of in by_schedule.items()},
-        speeds={name: [speeds(run.workdir) for run in of] for name, of in by_schedule.items()},
+        speeds=speeds(run.workdir for run in runs),
     )
 
 
@@ -211,12 +222,6 @@ def claims(found: Measured) -> list[Claim]:
     ]
 
 
-def time_saved(found: Measured, schedule: str) -> list[float]:
-    """The share of the time of full training that a schedule saves, one a seed."""
-    full = found.seconds(FULL)
-    return [1 - own / of for own, of in zip(found.seconds(schedule), full, strict=True)]
-
-
 def table(found: Measured) -> str:
     """The schedules and the claims as tables of text."""
     rows = [("coarse phases", "until", "FLOPs saved", "time saved", "accuracy")]
@@ -225,7 +230,7 @@ def table(found: Measured) -> str:
             schedule,
             ", ".join(f"{end:.0%}" for end in ends) or "-",
             f"{found.saved[schedule]:.1%}",
-            f"{np.mean(time_saved(found, schedule)):.1%}",
+            f"{found.time_saved(schedule):.1%}",
             estimate(found.accuracy(schedule)).words(),
         )
         for schedule, ends in SCHEDULES.items()
@@ -234,8 +239,8 @@ def table(found: Measured) -> str:
         [
             f"seeds {', '.join(map(str, found.seeds))}, {found.steps} steps; accuracy in %, mean ± "
             "standard error; the gain is paired by seed, with its 95% interval",
-            f"time: of the steps, at the median speed of each phase; stride {COARSE[0][0]} at "
-            f"first, then {COARSE[1][0]}, then {STRIDES[0]}",
+            f"stride {COARSE[0][0]} at first, then {COARSE[1][0]}, then {STRIDES[0]}; time: of the "
+            "steps, at the median speed of each stride over all runs",
             "",
             *aligned(rows, num_left=2),
             "",
@@ -250,6 +255,6 @@ def to_dict(found: Measured) -> dict[str, Any]:
         **found._asdict(),
         "accuracy": {schedule: found.accuracy(schedule) for schedule in SCHEDULES},
         "seconds": {schedule: found.seconds(schedule) for schedule in SCHEDULES},
-        "time_saved": {schedule: time_saved(found, schedule) for schedule in SCHEDULES},
+        "time_saved": {schedule: found.time_saved(schedule) for schedule in SCHEDULES},
         "claims": to_dicts(claims(found)),
     }

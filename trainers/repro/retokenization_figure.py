@@ -45,7 +45,13 @@ def plot_retokenization(found: Measured, path: str | Path) -> None:
         axis.set_xlabel(words, fontsize=9)
         canvas.plain_axes(axis)
     axes[0].set_ylabel("held-out accuracy, on the tokens of the model (%)", fontsize=9)
-    axes[0].legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        fontsize=8,
+        frameon=False,
+        ncols=4,
+        loc="outside lower center",
+    )
     figure.suptitle(
         "Progressive re-tokenization in miniature on Fashion-MNIST: "
         f"{len(found.seeds)} seeds, standard errors",
