@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,10 @@ def plot_scaling(rows: Sequence[Mapping[str, Any]], path: str | Path, subtitle: 
     """Draws measured costs against each thing that was varied, and what FLOPs predict.
 
     A panel for each thing; a line for the layer and for the model, in each pass. A cost is a time
-    over that of the dense twin at the base of the grid. The broken line is the FLOPs over those of
-    that twin: nothing of it is fitted. Its passes have one prediction, as a backward pass is twice
-    a forward pass in both. Both axes are logarithmic, so a straight line is a power.
+    over that of the dense twin at the base of the grid; the thin line with open markers is the same
+    in CPU-seconds, which other work on the machine disturbs less. The broken line is the FLOPs over
+    those of that twin: nothing of it is fitted. A layer's passes share it, as a backward pass has
+    twice the FLOPs of a forward pass in both. Axes are logarithmic: a straight line is a power.
 
     Args:
         rows: of `keras-vmoe benchmark scaling`: mappings with `subject`, `pass`, `axis`, `value`,
@@ -95,7 +97,7 @@ def _draw(axis: Axes, line: list[Mapping[str, Any]], index: int) -> dict[str, An
     style = {"color": _COLOURS[index % len(_COLOURS)], "linewidth": 1.3}
     measured = axis.plot(
         values,
-        [row["relative"]["wall"] for row in line],
+        [_number(row["relative"].get("wall")) for row in line],
         marker=canvas.MARKERS[index % len(canvas.MARKERS)],
         markersize=5,
         label=f"{subject}, {mode}",
@@ -107,10 +109,26 @@ def _draw(axis: Axes, line: list[Mapping[str, Any]], index: int) -> dict[str, An
     known = [drawn.get_label() for drawn in axis.get_lines()]
     predicted = [row["predicted"] for row in line]
     found = {f"{subject}, {mode}": measured[0]}
+    style = {"color": style["color"], "linewidth": 0.8, "linestyle": ":"}
+    (thin,) = axis.plot(
+        values,
+        [_number(row["relative"].get("cpu")) for row in line],
+        marker=measured[0].get_marker(),
+        markersize=5,
+        markerfacecolor="white",
+        label=f"{subject}, {mode}, CPU-seconds",
+        **style,
+    )
+    found[thin.get_label()] = thin
     if label not in known:
         drawn = axis.plot(values, predicted, color=colour, linestyle="--", label=label)
         found[label] = drawn[0]
     return found
+
+
+def _number(ratio: float | None) -> float:
+    """A gap in the line where a clock stood still."""
+    return math.nan if ratio is None else ratio
 
 
 def _finish(axis: Axes, name: str, values: Sequence[float]) -> None:

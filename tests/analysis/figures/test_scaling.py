@@ -9,7 +9,8 @@ from keras_vmoe.analysis import figures
 
 def row(subject, mode, axis, value, time, predicted):
     head = {"subject": subject, "pass": mode, "axis": axis, "value": value, "experts": 8}
-    return {**head, "predicted": predicted, "relative": {"wall": time, "cpu": None}}
+    cpu = None if value == 32 else 2 * time
+    return {**head, "predicted": predicted, "relative": {"wall": time, "cpu": cpu}}
 
 
 ROWS = [
@@ -27,16 +28,25 @@ def test_a_panel_for_each_thing_that_was_varied(tmp_path):
     experts, batch = figure.axes
     assert (experts.get_xlabel(), batch.get_xlabel()) == ("experts (E)", "images of a batch")
     lines = {line.get_label(): line for line in experts.get_lines()}
-    assert list(lines) == ["layer, forward", "layer: FLOPs", "layer, forward+backward"]
-    measured, predicted, _ = lines.values()
+    measured, thin, predicted = list(lines.values())[:3]
+    assert list(lines) == [
+        "layer, forward",
+        "layer, forward, CPU-seconds",
+        "layer: FLOPs",
+        "layer, forward+backward",
+        "layer, forward+backward, CPU-seconds",
+    ]
     assert measured.get_xdata().tolist() == [8, 32]
     assert measured.get_ydata().tolist() == [1.2, 1.5]
+    assert thin.get_ydata().tolist() == pytest.approx([2.4, float("nan")], nan_ok=True)
+    assert thin.get_color() == measured.get_color()
     assert predicted.get_ydata().tolist() == [1.01, 1.02]
     assert predicted.get_linestyle() == "--"
-    assert [line.get_label() for line in batch.get_lines()] == ["model, forward", "model: FLOPs"]
-    assert batch.get_lines()[0].get_color() != measured.get_color()
+    of_model = {line.get_label(): line for line in batch.get_lines()}
+    assert of_model["model: FLOPs"].get_ydata().tolist() == [0.25, 1.0]
+    assert of_model["model, forward"].get_color() != measured.get_color()
     (legend,) = figure.legends
-    assert len(legend.get_texts()) == 5
+    assert len(legend.get_texts()) == 8
     assert "the base" in figure.get_suptitle()
     with path.with_suffix(".csv").open() as file:
         table = list(csv.DictReader(file))
