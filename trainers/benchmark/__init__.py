@@ -13,6 +13,9 @@
 - `device`: LiteRT files of Mobile V-MoE beside their dense twins; `device_command`,
   `device_memory`
 - `autoscale`: what a search spends on a topology
+- `inference`: images a second of a V-MoE against capacity; `inference_command`
+- `scaling`: costs as one thing at a time changes; `scaling_grid`, `scaling_command`
+- `child`: processes that measure, and what they tell
 - `memory`: peak memory, in a process of its own
 - `environment`: the machine, the versions, the load
 - `tables`: the text tables

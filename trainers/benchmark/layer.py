@@ -17,7 +17,6 @@ from keras_vmoe.trainers.benchmark.timing import Candidate, Samples, interleave
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 # A backward pass is two matmuls for each one of the forward pass.
-_WORK = {FORWARD: 1.0}
 _WORK_WITH_BACKWARD = 3.0
 
 
@@ -48,13 +47,12 @@ class Cell(NamedTuple):
     @property
     def work(self) -> float:
         """Grows as the time does; for the progress line."""
-        per_row = _WORK.get(self.mode, _WORK_WITH_BACKWARD)
+        per_row = 1.0 if self.mode == FORWARD else _WORK_WITH_BACKWARD
         return self.num_selected * self.tokens.total * per_row
 
     def label(self) -> str:
         """The cell in words."""
-        experts = f"E={self.num_experts} k={self.num_selected}"
-        return f"{self.mode} {experts} n={self.tokens.total:,}"
+        return f"{self.mode} E={self.num_experts} k={self.num_selected} n={self.tokens.total:,}"
 
 
 class Stage(NamedTuple):
@@ -196,18 +194,14 @@ def make_candidates(
         mode: `"forward"` or `"forward+backward"`.
         routed: what became of the choices in this mode.
     """
-    moe = stage.moe
-    mlp = layers.MLP(settings.hidden_dim, dtype="float32")
-    mlp.build((None, settings.width))
+    moe, mlp = stage.moe, _dense_mlp(settings)
     rows = _rows(settings, (routed.kept, settings.width))
     slots = (moe.router.num_experts, routed.groups * routed.slots, settings.width)
     found = {"moe": moe_candidate(settings, stage, mode)}
-    calls = dense_calls(mlp, routed.kept, settings.chunk_rows)
-    for name, call in calls.items():
+    for name, call in dense_calls(mlp, routed.kept, settings.chunk_rows).items():
         found[name] = _candidate(mode, call, mlp, rows)
-    found["padded"] = _candidate(
-        mode, lambda x: (moe.experts(x), []), moe.experts, _rows(settings, slots)
-    )
+    padded = _rows(settings, slots)
+    found["padded"] = _candidate(mode, lambda x: (moe.experts(x), []), moe.experts, padded)
     return found
 
 
@@ -229,9 +223,8 @@ def moe_candidate(settings: LayerSettings, stage: Stage, mode: str) -> Candidate
 
     if mode == FORWARD:
         return graphs.forward(layer, stage.inputs)
-    return graphs.forward_backward(
-        layer, moe.trainable_variables, stage.inputs, stage.upstream, stage.seed
-    )
+    weights = moe.trainable_variables
+    return graphs.forward_backward(layer, weights, stage.inputs, stage.upstream, stage.seed)
 
 
 def dense_candidate(settings: LayerSettings, rows: int, mode: str) -> Candidate:
@@ -242,10 +235,14 @@ def dense_candidate(settings: LayerSettings, rows: int, mode: str) -> Candidate:
         rows: how many.
         mode: `"forward"` or `"forward+backward"`.
     """
+    mlp, inputs = _dense_mlp(settings), _rows(settings, (rows, settings.width))
+    return _candidate(mode, lambda x: (mlp(x), []), mlp, inputs)
+
+
+def _dense_mlp(settings: LayerSettings) -> layers.MLP:
     mlp = layers.MLP(settings.hidden_dim, dtype="float32")
     mlp.build((None, settings.width))
-    inputs = _rows(settings, (rows, settings.width))
-    return _candidate(mode, lambda x: (mlp(x), []), mlp, inputs)
+    return mlp
 
 
 def _rows(settings: LayerSettings, shape: tuple[int, ...]) -> tf.Tensor:
