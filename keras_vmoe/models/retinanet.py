@@ -231,13 +231,13 @@ class RetinaNet(FunctionalModel):
             its box in pixels of the image and within it: x_min, y_min, x_max, y_max.
 
         Raises:
-            ValueError: another rank or other channels.
+            ValueError: another rank, other channels, or no pixels.
         """
         image = np.asarray(image)
         _, height, width, channels = self.input_shape
         require(
-            image.ndim == 3 and image.shape[-1] == channels,
-            f"image must have shape [height, width, {channels}]. "
+            image.ndim == 3 and image.shape[-1] == channels and image.size,
+            f"image must have shape [height, width, {channels}], with pixels. "
             f"Received: image of shape {image.shape}",
         )
         scale = min(height / image.shape[0], width / image.shape[1])

@@ -259,6 +259,8 @@ def test_raw_images_of_any_shape(model, monkeypatch):
     np.testing.assert_allclose(box, [100, 0, 200, 100], atol=0.01)
     with pytest.raises(ValueError, match=r"\[height, width, 1\]"):
         model.detect(np.zeros((10, 10, 3)))
+    with pytest.raises(ValueError, match="with pixels"):
+        model.detect(np.zeros((0, 0, 1)))
 
 
 def test_saving(model, tmp_path):

@@ -71,8 +71,8 @@ def test_a_search_that_goes_on_writes_the_same_files(tmp_path, measured, capsys)
 def test_a_search_of_other_settings_does_not_go_on(tmp_path, measured, capsys):
     assert run(*SEARCH, f"--out={tmp_path}") == 0
     assert run(*SEARCH, f"--out={tmp_path}", "--seed=1", "--width=16") == 1
-    assert "made with images_digest=" in (message := capsys.readouterr().err)
-    assert "seed=0, width=8, which differs" in message
+    message = capsys.readouterr().err
+    assert "made with seed=0, width=8, which differs" in message
     assert "another --out" in message
 
 
@@ -241,6 +241,15 @@ def test_a_stop_of_the_process_group_is_a_stop_of_the_search(tmp_path):
     assert "stopped by SIGTERM; the same command goes on" in printed
     assert process.returncode == 128 + signal.SIGTERM
     assert json.loads((tmp_path / "search.json").read_text())["trace"]
+
+
+def test_a_state_of_other_images_is_told_without_their_digest(tmp_path):
+    path = tmp_path / "search.json"
+    state.write(path, {"settings": {"data": "digits", "images_digest": "12"}, "trace": []})
+    with pytest.raises(ValueError, match="made with other images, which differs"):
+        state.read(path, {"data": "digits", "images_digest": "34"})
+    with pytest.raises(ValueError, match="made with data='digits', which differs"):
+        state.read(path, {"data": "noise", "images_digest": "34"})
 
 
 def test_a_stop_leaves_what_is_not_yet_measured(monkeypatch):
