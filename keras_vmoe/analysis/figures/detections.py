@@ -106,8 +106,10 @@ def _draw(
     canvas.draw_image(axis, picture.image, value_range)
     for box in picture.boxes:
         _outline(axis, box, _TRUE, "--", 2.2)
-    rows = zip(picture.found_boxes, picture.scores, picture.found_classes, strict=True)
-    for box, score, kind in rows:
+    # The likeliest last: its words lie over those of others with the same box.
+    for place in np.argsort(picture.scores, kind="stable"):
+        box, score = picture.found_boxes[place], picture.scores[place]
+        kind = picture.found_classes[place]
         if score < least_score:
             continue
         _outline(axis, box, _FOUND, "-", 1.1)
