@@ -191,8 +191,9 @@ def overlapping_patches(inputs: Any, kernel_size: int, stride: int, dilation: in
     _, height, width, _ = kops.shape(inputs)
     grid = ceil_divide(height, stride), ceil_divide(width, stride)
     x = pad_for_patches(inputs, kernel_size, stride, dilation)
-    gather = _gather_cells if dilation == 1 else _gather_taps
-    return gather(x, grid, kernel_size, stride, dilation)
+    if dilation == 1:
+        return _gather_cells(x, grid, kernel_size, stride)
+    return _gather_taps(x, grid, kernel_size, stride, dilation)
 
 
 def _gather_taps(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: int) -> Any:
@@ -205,7 +206,7 @@ def _gather_taps(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: i
     return kops.reshape(x, (-1, *grid, kernel_size**2 * x.shape[-1]))
 
 
-def _gather_cells(x: Any, grid: Sides, kernel_size: int, stride: int, dilation: int) -> Any:
+def _gather_cells(x: Any, grid: Sides, kernel_size: int, stride: int) -> Any:
     """The same without dilation, by whole cells of a stride's side: a patch takes some in a row.
 
     Cells are axes, so nothing is read with a step; and `slice`, unlike indexing, has a gradient

@@ -54,9 +54,9 @@ def read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     wanted = json.loads(json.dumps(settings))
     other = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
     if other:
-        # The digest is no flag: what it tells of are the images that flags name, or other files.
-        named = [f"{name}={found.get(name)!r}" for name in other if name != "images_digest"]
-        words = ", ".join(named) or "other images"
+        # The digest is no flag: it is named where nothing else tells of the other images.
+        named = [name for name in other if name != "images_digest"] or other
+        words = ", ".join(f"{name}={found.get(name)!r}" for name in named)
         raise ValueError(
             f"{path} was made with {words}, which differs from this command; {_MEND}, or give "
             "the same flags to go on"

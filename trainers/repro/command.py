@@ -116,33 +116,23 @@ def _reproduce(
     if paper == "vmoe":
         from keras_vmoe.trainers.repro import vmoe as claims
         from keras_vmoe.trainers.repro.figures import plot_vmoe as plot
-
-        options = {}
     elif paper == "limoe":
         from keras_vmoe.trainers.repro import limoe as claims
         from keras_vmoe.trainers.repro.limoe_figure import plot_limoe as plot
-
-        options = {}
     elif paper == "mobile":
         from keras_vmoe.trainers.repro import mobile as claims
         from keras_vmoe.trainers.repro.mobile_figure import plot_mobile as plot
-
-        options = {}
     elif paper == "asvit":
         from keras_vmoe.trainers.repro import asvit as claims
         from keras_vmoe.trainers.repro.asvit_figure import plot_asvit as plot
-
-        options = {}
     elif paper == "retokenization":
         from keras_vmoe.trainers.repro import retokenization as claims
         from keras_vmoe.trainers.repro.retokenization_figure import plot_retokenization as plot
-
-        options = {}
     else:
         from keras_vmoe.trainers.repro import upcycling as claims
         from keras_vmoe.trainers.repro.upcycling_figure import plot_upcycling as plot
-
-        options = {} if extra is None else {"extra": extra}
+    # Of upcycling alone.
+    options = {} if extra is None else {"extra": extra}
     began = time.monotonic()
     runs = claims.num_runs(len(seeds))
     print(f"{runs} runs, {processes} at a time, in {out}", flush=True)

@@ -243,10 +243,10 @@ def test_a_stop_of_the_process_group_is_a_stop_of_the_search(tmp_path):
     assert json.loads((tmp_path / "search.json").read_text())["trace"]
 
 
-def test_a_state_of_other_images_is_told_without_their_digest(tmp_path):
+def test_a_digest_of_images_is_named_where_nothing_else_differs(tmp_path):
     path = tmp_path / "search.json"
     state.write(path, {"settings": {"data": "digits", "images_digest": "12"}, "trace": []})
-    with pytest.raises(ValueError, match="made with other images, which differs"):
+    with pytest.raises(ValueError, match="made with images_digest='12', which differs"):
         state.read(path, {"data": "digits", "images_digest": "34"})
     with pytest.raises(ValueError, match="made with data='digits', which differs"):
         state.read(path, {"data": "noise", "images_digest": "34"})
