@@ -7,6 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from keras_vmoe.trainers.optimizers import schedules
@@ -87,10 +89,48 @@ class AdamW(DecoupledOptimizer):
         m, v = slots
         m = m + (gradient - m) * (1.0 - self.beta_1)
         v = v + (ops.square(gradient) - v) * (1.0 - self.beta_2)
-        # lr * (m / mean) / (sqrt(v) / root + epsilon), with the scalars taken together.
-        mean, root = _weight(self.beta_1, step), ops.sqrt(_weight(self.beta_2, step))
-        rate, small = learning_rate * root / mean, self.epsilon * root
+        rate, small = self._scalars(learning_rate, step, self.beta_1, self.beta_2)
         return m * ops.cast(rate, m.dtype) / (ops.sqrt(v) + ops.cast(small, m.dtype)), [m, v]
+
+    def update_in_place(
+        self,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        slots: Sequence[tf.Variable],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+    ) -> tf.Operation:
+        momentum, velocity = slots
+        # The kernel's betas are in the variable's dtype, where 1 - 0.999 is off by 1e-5; so the
+        # weights of the moments are corrected for those betas. It would do so itself, but from
+        # powers in that dtype.
+        beta_1, beta_2 = (
+            float(np.array(beta, gradient.dtype.as_numpy_dtype))
+            for beta in (self.beta_1, self.beta_2)
+        )
+        rate, small = self._scalars(learning_rate, step, beta_1, beta_2)
+        scalars = {
+            "lr": rate,
+            "epsilon": small,
+            "beta1": beta_1,
+            "beta2": beta_2,
+            "beta1_power": 0.0,
+            "beta2_power": 0.0,
+        }
+        return tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=momentum.handle,
+            v=velocity.handle,
+            grad=gradient,
+            **{name: tf.cast(value, gradient.dtype) for name, value in scalars.items()},
+        )
+
+    def _scalars(
+        self, learning_rate: Any, step: Any, beta_1: float, beta_2: float
+    ) -> tuple[Any, Any]:
+        # lr * (m / mean) / (sqrt(v) / root + epsilon), with the scalars taken together.
+        mean, root = _weight(beta_1, step), ops.sqrt(_weight(beta_2, step))
+        return learning_rate * root / mean, self.epsilon * root
 
     def get_config(self) -> dict[str, Any]:
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

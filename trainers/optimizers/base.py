@@ -17,6 +17,8 @@ from keras_vmoe.trainers.optimizers.variable_rules import Decay, VariableRules
 # Elements from which on a variable's update is worth a compilation, of some tenths of a second for
 # each shape.
 COMPILED_SIZE = 2**18
+# In bfloat16 an Adam kernel's 0.999 is 1.
+_EXACT_ENOUGH = (tf.float32, tf.float64)
 
 
 class DecoupledOptimizer(keras.optimizers.Optimizer):
@@ -31,8 +33,9 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
       batches together. Keras clips what each replica holds;
     - the average of the weights moves once an update, not once a batch;
     - `freeze`;
-    - on CPUs each large variable is updated by one function that XLA compiles, which reads and
-      writes weights and slots once: an update is little but memory traffic.
+    - on CPUs a variable is updated where it lies, by TensorFlow's own kernel of the rule if there
+      is one (`update_in_place`): an update is little but memory traffic. Where there is none, XLA
+      compiles the rule of each large variable.
 
     It runs on TensorFlow, with its replicas, and on JAX.
 
@@ -144,6 +147,35 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         """
         raise NotImplementedError(f"{type(self).__name__} has no rule")
 
+    def update_in_place(
+        self,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        slots: Sequence[tf.Variable],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+    ) -> tf.Operation | None:
+        """The same update by a TensorFlow kernel that changes a variable and its slots in place.
+
+        It reads and writes each number once, and needs no memory beside them. Only CPUs ask for it.
+
+        Args:
+            variable: what is changed.
+            gradient: clipped, in the variable's dtype.
+            slots: the variables of `slots`; changed as well.
+            learning_rate: a scalar, float32.
+            step: a scalar, float32: which update it is, from 1.
+
+        Returns:
+            The operation. Of an optimizer that leaves this method alone, `has_kernel` is false.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no kernel of its own")
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether `update_in_place` is there."""
+        return type(self).update_in_place is not DecoupledOptimizer.update_in_place
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         return {
@@ -239,11 +271,11 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
             previous = []
             for gradient, variable in zip(gradients, variables, strict=True):
                 args = (variable, gradient, scale, learning_rate)
-                # A compiled update holds new values beside the old, so there is one at a time; it
-                # takes all cores.
+                # One at a time: each takes all cores, and scaled gradients or new values lie beside
+                # the old ones.
                 with tf.control_dependencies(previous):
-                    value = on_each_replica(self._update_one, *args)
-                previous = previous if value is None else [value]
+                    done = on_each_replica(self._update_one, *args)
+                previous = previous if done is None else [done]
             if self.use_ema:
                 for variable in self._trainable_variables:
                     on_each_replica(self._average_one, variable.value)
@@ -273,19 +305,28 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         scale: Any,
         learning_rate: Any,
     ) -> Any:
-        """Returns the new value where a compiled function made it."""
+        """Returns what the next update waits for, if that is worth it."""
         index = self._get_variable_index(variable)
-        slots = self.slots(index)
-        compiles = self._compiles(variable)
+        slots, decay = self.slots(index), self._plan.decay_rates[index]
+        learning_rate = ops.cast(learning_rate, "float32")
+        step = ops.cast(self.iterations + 1, "float32")
+        alone = self._alone_on_cpu(variable)
+        if alone and self.has_kernel and variable.dtype in _EXACT_ENOUGH:
+            if decay:
+                variable.assign(variable * ops.cast(1.0 - learning_rate * decay, variable.dtype))
+            gradient = ops.cast(_scaled(gradient, scale), variable.dtype)
+            own = [slot.value for slot in slots]
+            return self.update_in_place(variable, gradient, own, learning_rate, step)
+        compiles = alone and math.prod(variable.shape) >= COMPILED_SIZE
         new_values = self._compiled_values if compiles else self._new_values
         value, new_slots = new_values(
             gradient,
             _read(variable),
             [_read(slot) for slot in slots],
             scale,
-            ops.cast(learning_rate, "float32"),
-            ops.cast(self.iterations + 1, "float32"),
-            self._plan.decay_rates[index],
+            learning_rate,
+            step,
+            decay,
             self.kind(index),
         )
         self.assign(variable, value)
@@ -305,21 +346,19 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         kind: Hashable,
     ) -> tuple[Any, Sequence[Any]]:
         dtype = value.dtype
-        if scale is not None:
-            gradient = gradient * ops.cast(scale, gradient.dtype)
-        update, slots = self.rule(ops.cast(gradient, dtype), slots, learning_rate, step, kind)
+        gradient = ops.cast(_scaled(gradient, scale), dtype)
+        update, slots = self.rule(gradient, slots, learning_rate, step, kind)
         if decay:
             value = value - value * ops.cast(learning_rate * decay, dtype)
         return value - update, slots
 
-    def _compiles(self, variable: Any) -> bool:
+    def _alone_on_cpu(self, variable: Any) -> bool:
         # XLA's own threads and those of replicas on one CPU wait for each other.
         return (
             _on_tensorflow()
             and not on_mesh()
             and self._distribution_strategy.num_replicas_in_sync == 1
             and "CPU" in variable.device
-            and math.prod(variable.shape) >= COMPILED_SIZE
         )
 
     def _average_one(self, variable: Any) -> None:
@@ -343,6 +382,10 @@ def _read(variable: Any) -> Any:
     """The value of a variable, of this replica where there are several."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
     return tf.convert_to_tensor(value) if _on_tensorflow() else value
+
+
+def _scaled(gradient: Any, scale: Any) -> Any:
+    return gradient if scale is None else gradient * ops.cast(scale, gradient.dtype)
 
 
 def _dense(gradient: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_vmoe.trainers.optimizers import schedules
@@ -83,6 +84,28 @@ class Momentum(DecoupledOptimizer):
         slots = [m * self.momentum + gradient for m in slots]
         (direction,) = slots or [gradient]
         return direction * ops.cast(learning_rate, gradient.dtype), slots
+
+    def update_in_place(
+        self,
+        variable: tf.Variable,
+        gradient: tf.Tensor,
+        slots: Sequence[tf.Variable],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+    ) -> tf.Operation:
+        rate = tf.cast(learning_rate, gradient.dtype)
+        if not slots:
+            return tf.raw_ops.ResourceApplyGradientDescent(
+                var=variable.handle, alpha=rate, delta=gradient
+            )
+        (momentum,) = slots
+        return tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=momentum.handle,
+            lr=rate,
+            grad=gradient,
+            momentum=tf.cast(self.momentum, gradient.dtype),
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "momentum": self.momentum}

@@ -88,6 +88,7 @@ def test_large_variables_are_updated_by_a_compiled_function(monkeypatch, name, a
         "gradient_accumulation_steps": accumulate,
         "ema_momentum": 0.7,
     }
+    monkeypatch.setattr(optimizers.base.DecoupledOptimizer, "has_kernel", False)
     plain = make(name, **options)
     wanted = take(plain, START, GRADIENTS)
     assert plain._compiled_values.experimental_get_tracing_count() == 0
@@ -99,6 +100,26 @@ def test_large_variables_are_updated_by_a_compiled_function(monkeypatch, name, a
     for one, other in zip(found, wanted, strict=True):
         assert_close(one, other, rtol=1e-6, atol=1e-7)
     for one, other in zip(compiled.variables, plain.variables, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum", "plain"])
+def test_a_kernel_does_what_the_rule_does_in_place(monkeypatch, name):
+    options = {"weight_decay": DECAY, "global_clipnorm": 2.0, "ema_momentum": 0.7}
+    in_place, of = make(name, **options), variables(START)
+    in_place.build(of)
+    apply = tf.function(in_place.apply, autograph=False)
+    graph = apply.get_concrete_function([tf.zeros(v.shape) for v in of], of).graph
+    kernels = [op for op in graph.get_operations() if op.type.startswith("ResourceApply")]
+    assert len(kernels) == len(of)
+    in_place = make(name, **options)
+    found = take(in_place, START, GRADIENTS)
+    monkeypatch.setattr(optimizers.base.DecoupledOptimizer, "has_kernel", False)
+    by_rule = make(name, **options)
+    wanted = take(by_rule, START, GRADIENTS)
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, rtol=1e-6, atol=1e-7)
+    for one, other in zip(in_place.variables, by_rule.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
