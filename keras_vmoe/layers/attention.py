@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import keras
+from keras import ops
 
+from keras_vmoe.ops import on_mesh
 from keras_vmoe.ops.validation import require
 
 
@@ -63,6 +65,52 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
             if norm is not None:
                 norm.build((None, None, self.num_heads, self.key_dim))
 
+    def call(
+        self,
+        query: Any,
+        value: Any,
+        key: Any = None,
+        query_mask: Any = None,
+        value_mask: Any = None,
+        key_mask: Any = None,
+        attention_mask: Any = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool = False,
+    ) -> Any:
+        if use_causal_mask or not self._projects_by_matrices():
+            return super().call(
+                query,
+                value,
+                key,
+                attention_mask=attention_mask,
+                return_attention_scores=return_attention_scores,
+                training=training,
+                use_causal_mask=use_causal_mask,
+            )
+        key = value if key is None else key
+        attention_mask = self._compute_attention_mask(query, value, attention_mask=attention_mask)
+        outputs, scores = self._compute_attention(
+            _project(self._query_dense, query),
+            _project(self._key_dense, key),
+            _project(self._value_dense, value),
+            attention_mask,
+            training,
+            return_attention_scores,
+        )
+        outputs = _project(self._output_dense, outputs, axes=2)
+        return (outputs, scores) if return_attention_scores else outputs
+
+    def _projects_by_matrices(self) -> bool:
+        """Whether the projections are what they are without LoRA, quantisation and meshes."""
+        parts = (self._query_dense, self._key_dense, self._value_dense, self._output_dense)
+        return (
+            keras.backend.backend() == "tensorflow"
+            and not on_mesh()
+            and not self._use_gate
+            and not any(part.lora_enabled or part.quantization_mode for part in parts)
+        )
+
     def _compute_attention_mask(self, query: Any, value: Any, **masks: Any) -> Any:
         for name in ("query_mask", "value_mask", "key_mask"):
             masks[name] = None
@@ -73,7 +121,29 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
     ) -> Any:
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
+        if (
+            self._projects_by_matrices()
+            and keras.backend.standardize_dtype(query.dtype) == "float32"
+        ):
+            return self._attend(query, key, value, *args, **kwargs)
         return super()._compute_attention(query, key, value, *args, **kwargs)
+
+    def _attend(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+    ) -> tuple[Any, Any]:
+        """Attention of `[b, t, heads, d]`, the heads moved beside the images once."""
+        query = ops.transpose(query * self._inverse_sqrt_key_dim, (0, 2, 1, 3))
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 3, 1)))
+        scores = self._masked_softmax(scores, attention_mask)
+        weights = self._dropout_layer(scores, training=training) if self._dropout else scores
+        outputs = ops.matmul(weights, ops.transpose(value, (0, 2, 1, 3)))
+        return ops.transpose(outputs, (0, 2, 1, 3)), scores
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -81,6 +151,23 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
             "qk_norm": self.qk_norm,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+
+
+def _project(dense: keras.layers.EinsumDense, inputs: Any, axes: int = 1) -> Any:
+    """A projection of the last axes, as one product of two matrices.
+
+    TensorFlow makes Keras' einsum a batched matmul, whose gradient holds one kernel for each image.
+    """
+    kernel = ops.convert_to_tensor(dense.kernel)
+    inner, outer = kernel.shape[:axes], kernel.shape[axes:]
+    shape = (*ops.shape(inputs)[:-axes], *outer)
+    outputs = ops.matmul(
+        ops.reshape(inputs, (-1, math.prod(inner))),
+        ops.reshape(kernel, (math.prod(inner), math.prod(outer))),
+    )
+    if dense.bias is not None:
+        outputs = outputs + ops.reshape(dense.bias, (-1,))
+    return ops.reshape(outputs, shape)
 
 
 def make_attention(
