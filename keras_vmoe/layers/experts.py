@@ -81,6 +81,7 @@ class ExpertMLP(keras.layers.Layer):
             expert are gathered for it, so few of them are cheaper than `group_sizes`. Or one int of
             Python: the expert that all rows go through, whose kernels are not copied.
         training: switches dropout on.
+        few_rows: whether `group_sizes` are small, as in `ops.grouped_mlp`; only in training.
 
     Returns:
         As `inputs`.
@@ -147,7 +148,12 @@ class ExpertMLP(keras.layers.Layer):
                 setattr(self, f"{name}_{part}", weight)
 
     def call(
-        self, inputs: Any, group_sizes: Any = None, expert: Any = None, training: bool = False
+        self,
+        inputs: Any,
+        group_sizes: Any = None,
+        expert: Any = None,
+        training: bool = False,
+        few_rows: bool = False,
     ) -> Any:
         require(
             group_sizes is None or expert is None,
@@ -166,6 +172,7 @@ class ExpertMLP(keras.layers.Layer):
                 kops.convert_to_tensor(self.output_bias),
                 self.activation,
                 dropout,
+                training and few_rows,
             )
         require(
             len(inputs.shape) == 3 and (expert is not None or self._one_for_each(inputs)),

@@ -331,7 +331,12 @@ class MoEMLP(keras.layers.Layer):
         where = ops.row_map(plan, e, slots, method)
         rows = ops.rows_from_tokens(kops.reshape(tokens, [-1, width]), where)
         if method == "grouped":
-            outputs = self.experts(rows, group_sizes=where.group_sizes, training=training)
+            outputs = self.experts(
+                rows,
+                group_sizes=where.group_sizes,
+                training=training,
+                few_rows=ops.has_few_rows(plan.weight.shape, e),
+            )
         else:
             outputs = self.experts(kops.reshape(rows, [e, -1, width]), training=training)
             outputs = kops.reshape(outputs, [-1, width])

@@ -27,6 +27,7 @@ from keras_vmoe.ops.fixed_choices import hash_choices as hash_choices
 from keras_vmoe.ops.fixed_choices import uniform_choices as uniform_choices
 from keras_vmoe.ops.grouped_matmul import grouped_matmul as grouped_matmul
 from keras_vmoe.ops.grouped_matmul import grouped_mlp as grouped_mlp
+from keras_vmoe.ops.grouped_matmul import has_few_rows as has_few_rows
 from keras_vmoe.ops.image_routing import ImagePlan as ImagePlan
 from keras_vmoe.ops.image_routing import as_token_choice as as_token_choice
 from keras_vmoe.ops.image_routing import image_routing as image_routing

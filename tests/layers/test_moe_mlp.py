@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vmoe import layers
+from keras_vmoe import layers, ops
 from tests.layers import cases, harness
 from tests.support.golden import case_name, load, max_error
 from tests.support.gradients import layer_gradients
@@ -394,3 +394,33 @@ def test_padding_makes_no_slots():
     padded, alone = calls
     assert np.asarray(padded.group_capacity).tolist() == [alone.capacity]
     assert int(np.sum(padded.plan.kept)) == int(np.sum(alone.plan.kept))
+
+
+def test_few_rows_an_expert_train_by_a_gradient_of_their_own(monkeypatch):
+    import tensorflow as tf
+
+    tokens = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("float32")
+    layer = layers.MoEMLP(
+        layers.TopKRouter(num_experts=3, num_selected=2, noise_std=0.0), 16, dispatch="grouped"
+    )
+    layer(tokens)
+    asked = []
+    grouped_mlp = ops.grouped_mlp
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(tf.sin(layer(tokens, training=True)))
+        return tape.gradient(total, [v.value for v in layer.trainable_variables])
+
+    def spy(*arguments):
+        asked.append(arguments[-1])
+        return grouped_mlp(*arguments)
+
+    monkeypatch.setattr(ops, "grouped_mlp", spy)
+    few = gradients()
+    layer(tokens)  # inference keeps the matmuls that are fused with biases and activations
+    monkeypatch.setattr(ops, "has_few_rows", lambda *arguments: False)
+    many = gradients()
+    assert asked == [True, False, False]
+    for one, other in zip(few, many, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

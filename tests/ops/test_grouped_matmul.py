@@ -78,6 +78,67 @@ def test_mlp_is_two_products(problem):
     assert max_error(np.asarray(found)[:real], wanted) < 1e-12
 
 
+@settings(max_examples=25, deadline=None)
+@given(problems())
+def test_few_rows_have_the_same_values_and_gradients(problem):
+    rows, kernels, sizes = problem
+    rng = np.random.default_rng(1)
+    e = len(sizes)
+    weights = (
+        kernels,
+        rng.normal(size=(e, 2)),
+        rng.normal(size=(e, 2, 3)),
+        rng.normal(size=(e, 3)),
+    )
+    cotangent = rng.normal(size=rows.shape)
+
+    def run(few_rows):
+        def total(rows, *weights):
+            out = ops.grouped_mlp(rows, sizes, *weights, kops.tanh, few_rows=few_rows)
+            return kops.sum(out * cotangent)
+
+        return value_and_gradients(total, rows, *weights)
+
+    (value, gradients), (wanted, wanted_gradients) = run(True), run(False)
+    assert max_error(value, wanted) < 1e-12
+    for one, other in zip(gradients, wanted_gradients, strict=True):
+        assert max_error(one, other) < 1e-12
+
+
+def test_kernel_gradients_of_few_rows_are_not_copied_together():
+    import tensorflow as tf
+
+    experts = 5
+
+    def ops_of_the_gradient(few_rows):
+        @tf.function(autograph=False)
+        def gradients(rows, sizes, kernels, biases):
+            with tf.GradientTape() as tape:
+                tape.watch(kernels)
+                out = ops.grouped_mlp(
+                    rows, sizes, kernels, biases, kernels, biases, kops.tanh, few_rows=few_rows
+                )
+            return tape.gradient(out, kernels)
+
+        inputs = tf.ones([20, 4]), tf.fill([experts], 4), tf.ones([experts, 4, 4])
+        graph = gradients.get_concrete_function(*inputs, tf.ones([experts, 4])).graph
+        # A stack of the experts' `[4, 4]` matrices.
+        return [
+            op.type
+            for op in graph.get_operations()
+            if op.type == "Pack" and op.outputs[0].shape == (experts, 4, 4)
+        ]
+
+    assert len(ops_of_the_gradient(False)) == 2
+    assert len(ops_of_the_gradient(True)) == 0
+
+
+def test_an_unknown_batch_has_not_few_rows():
+    assert ops.has_few_rows((2, 31, 2), 4)
+    assert not ops.has_few_rows((2, 32, 2), 4)
+    assert not ops.has_few_rows((None, 4, 1), 4)
+
+
 def test_dynamic_shapes():
     import tensorflow as tf
 
