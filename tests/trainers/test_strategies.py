@@ -10,6 +10,12 @@ from keras_vmoe.trainers import strategies
 from tests.trainers.tiny import train
 
 
+@pytest.fixture(autouse=True)
+def no_metadata_server(monkeypatch):
+    """Where libtpu is installed, it asks a server of Google's cloud for a minute elsewhere."""
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+
+
 def test_one_device_and_all_of_them():
     assert strategies.make_strategy("one_device").num_replicas_in_sync == 1
     mirrored = strategies.make_strategy("mirrored")
