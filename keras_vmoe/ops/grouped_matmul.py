@@ -103,32 +103,35 @@ def _dense_of_few_rows(rows: Any, kernels: Any, biases: Any, group_sizes: Any) -
     @tf.custom_gradient
     def dense(rows: Any, kernels: Any, biases: Any, sizes: Any) -> tuple[Any, Any]:
         def gradient(upstream: Any) -> tuple[Any, Any, Any, None]:
-            count, largest = kernels.shape[0], tf.reduce_max(sizes)
-            expert = tf.repeat(tf.range(count), sizes)  # of each row that is one's
-            starts, place = tf.cumsum(sizes, exclusive=True), tf.range(largest)
-            index = tf.expand_dims(starts, 1) + place  # [e, largest]
-            index = tf.minimum(index, tf.shape(rows)[0] - 1)
-            filled = tf.expand_dims(place < tf.expand_dims(sizes, 1), -1)
-            inputs, outer = tf.gather(rows, index), tf.gather(upstream, index)
-            # What `outer` has in rows that nobody fills meets these zeros.
-            inputs = tf.where(filled, inputs, tf.zeros_like(inputs))
-            padded = tf.matmul(outer, kernels, transpose_b=True)
-            kept = tf.shape(expert)[0]
-            of_rows = tf.gather(
-                tf.reshape(padded, [-1, rows.shape[-1]]),
-                tf.gather(tf.range(count) * largest - starts, expert) + tf.range(kept),
-            )
-            return (
-                tf.pad(of_rows, [[0, tf.shape(rows)[0] - kept], [0, 0]]),
-                tf.matmul(inputs, outer, transpose_a=True),
-                tf.math.unsorted_segment_sum(upstream[:kept], expert, count),
-                None,
-            )
+            with tf.name_scope("experts_gradient"):  # profiles know operations by their scopes
+                return (*_few_rows_gradient(rows, kernels, sizes, upstream), None)
 
         return _map_slices(_dense, rows, [kernels, biases], sizes, kernels.shape[-1]), gradient
 
     # A variable that is read inside would be another argument to TensorFlow.
     return dense(*map(tf.convert_to_tensor, (rows, kernels, biases, group_sizes)))
+
+
+def _few_rows_gradient(rows: Any, kernels: Any, sizes: Any, upstream: Any) -> tuple[Any, Any, Any]:
+    """Gradients of rows, kernels and biases, from that of the products, `[m, h]`."""
+    import tensorflow as tf
+
+    count, largest = kernels.shape[0], tf.reduce_max(sizes)
+    expert = tf.repeat(tf.range(count), sizes)  # of each row that is one's
+    starts, place = tf.cumsum(sizes, exclusive=True), tf.range(largest)
+    index = tf.minimum(tf.expand_dims(starts, 1) + place, tf.shape(rows)[0] - 1)  # [e, largest]
+    filled = tf.expand_dims(place < tf.expand_dims(sizes, 1), -1)
+    inputs, outer = tf.gather(rows, index), tf.gather(upstream, index)
+    # What `outer` has in rows that nobody fills meets these zeros.
+    inputs = tf.where(filled, inputs, tf.zeros_like(inputs))
+    padded = tf.reshape(tf.matmul(outer, kernels, transpose_b=True), [-1, rows.shape[-1]])
+    kept = tf.shape(expert)[0]
+    row = tf.gather(tf.range(count) * largest - starts, expert) + tf.range(kept)
+    return (
+        tf.pad(tf.gather(padded, row), [[0, tf.shape(rows)[0] - kept], [0, 0]]),
+        tf.matmul(inputs, outer, transpose_a=True),
+        tf.math.unsorted_segment_sum(upstream[:kept], expert, count),
+    )
 
 
 def grouped_matmul(rows: Any, kernels: Any, group_sizes: Any) -> Any:

@@ -8,6 +8,7 @@
 - `graphs`: calls of layers as TensorFlow graphs, with gradients
 - `layer`: the MoE layer beside a dense MLP of the same work; capacity against time
 - `model`: V-MoE beside a plain Keras ViT, forward and training step
+- `step`: where the CPU time of a step goes, part by part; `step_command`; found: `PROFILE.md`
 - `plain_vit`: that plain ViT
 - `input`: the images a second of an input pipeline, stage by stage
 - `device`: LiteRT files of Mobile V-MoE beside their dense twins; `device_command`,

@@ -92,6 +92,10 @@ TABLES = {
             ),
         ),
     ),
+    "step": Comparable(
+        ("rows",),
+        (_list("rows", tables.STEP, "row pass part direction", "cpu_ms share"),),
+    ),
     "input": Comparable(
         (), (_list("rows", tables.INPUT, "stage", "images_per_second wall_ms cpu_ms"),)
     ),

@@ -15,6 +15,7 @@ from keras_vmoe.trainers.benchmark import (
     input_command,
     memory,
     scaling_command,
+    step_command,
     tables,
 )
 from keras_vmoe.trainers.benchmark import report as report_of
@@ -31,6 +32,7 @@ A busy machine makes the ratios noisy and the times meaningless: let nothing els
 tables:
   layer       the MoE layer beside a dense MLP of the same work, and capacity against time
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
+  step        where the CPU time of a model's step goes, part by part
   input       images a second of a training input pipeline, stage by stage
   inference   images a second of a V-MoE against the capacity of its experts
   scaling     the MoE layer and a model as experts, k, groups, capacity, size and batch change
@@ -140,6 +142,7 @@ def main(argv: Sequence[str]) -> int:
     tables_by_name = {
         "layer": _run_layer,
         "model": _run_model,
+        "step": step_command.run,
         "input": input_command.run,
         "device": device_command.run,
         "inference": inference_command.run,

@@ -93,11 +93,12 @@ def dense_twin(sparse: models.VMoE) -> models.ViT:
     return models.ViT(**shared)
 
 
-def check_rows(settings: ModelSettings) -> None:
+def check_rows(settings: ModelSettings, flag: str = "rows") -> None:
     """Finds out before anything is measured whether all rows can be built.
 
     Args:
         settings: the table's.
+        flag: that named the rows, for messages.
 
     Raises:
         UsageError: a placement that needs more blocks than there are.
@@ -110,7 +111,7 @@ def check_rows(settings: ModelSettings) -> None:
         try:
             models.placement.moe_blocks(row.placement, shape["num_layers"])
         except ValueError as error:
-            raise UsageError(f"--rows: {row.name!r}: {error}") from None
+            raise UsageError(f"--{flag}: {row.name!r}: {error}") from None
 
 
 def batch(settings: ModelSettings, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -325,11 +325,12 @@ def parse_overrides(
     return dict(command_line.parse_override("benchmark", word) for word in words)
 
 
-def parse_row(word: str) -> Row:
+def parse_row(word: str, flag: str = "rows") -> Row:
     """Returns a row of the model table from its name.
 
     Args:
         word: `dense`, or PLACEMENT:EXPERTS.
+        flag: the flag's name, for messages.
 
     Raises:
         UsageError: anything else.
@@ -343,7 +344,7 @@ def parse_row(word: str) -> Row:
     match = re.fullmatch(r"((?:every|last|final)_[1-9]\d*):([1-9]\d*)", word)
     if match is None:
         raise UsageError(
-            f"--rows: {word!r} is unknown; a row is dense or PLACEMENT:EXPERTS, such as last_2:8 "
+            f"--{flag}: {word!r} is unknown; a row is dense or PLACEMENT:EXPERTS, such as last_2:8 "
             "or every_2:32"
         )
     return Row(word, match[1], int(match[2]))

@@ -80,6 +80,16 @@ MODEL = (
     Column("peak_memory_bytes", "peak", "GB", ".2f", 5, 1e-9),
 )
 
+STEP = (
+    Column("row", "model", form="<", width=11),
+    Column("pass", "pass", form="<", width=8),
+    Column("part", "part", form="<", width=20),
+    Column("direction", "direction", form="<", width=9),
+    Column("cpu_ms", "time", "CPU-ms", ".1f", 8),
+    Column("share", "share", "%", ".1f", 5, 100),
+    Column("mostly", "mostly", form="<", width=18),
+)
+
 DEVICE = (
     Column("model", "model", form="<", width=18),
     Column("precision", "weights", form="<", width=8),
@@ -242,6 +252,27 @@ def plain_line(plain: Mapping[str, Any]) -> str:
     ]
     memory = f"; peak {', '.join(peaks)}" if peaks else ""
     return f"plain ViT: {plain['params'] / 1e6:,.1f} M parameters{memory}."
+
+
+def step_note(settings: ModelSettings, steps: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns the lines below the table of a step's parts.
+
+    Args:
+        settings: the table's.
+        steps: by pass, `cpu_ms` of a step and `operations_ms`, the sum of the rows.
+    """
+    sums = [
+        f"{mode} {found['operations_ms']:,.1f} beside {found['cpu_ms']:,.1f} CPU-ms"
+        for mode, found in steps.items()
+    ]
+    return (
+        "Time of TensorFlow's operations by the layers in their names, on one thread; mostly: the "
+        "type that takes most of a part.\n"
+        f"Means of {settings.rounds} steps, {settings.batch_size} images of {settings.image_size} "
+        "px, float32.\n"
+        f"Sum of the rows beside a step without the profiler: {', '.join(sums)}; far apart, where "
+        "other work interrupts."
+    )
 
 
 def input_note(settings: InputSettings) -> str:
