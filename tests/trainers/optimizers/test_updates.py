@@ -108,8 +108,8 @@ def test_a_kernel_does_what_the_rule_does_in_place(monkeypatch, name):
     options = {"weight_decay": DECAY, "global_clipnorm": 2.0, "ema_momentum": 0.7}
     in_place, of = make(name, **options), variables(START)
     in_place.build(of)
-    apply = tf.function(in_place.apply, autograph=False)
-    graph = apply.get_concrete_function([tf.zeros(v.shape) for v in of], of).graph
+    apply = tf.function(lambda gradients: in_place.apply(gradients, of), autograph=False)
+    graph = apply.get_concrete_function([tf.zeros(v.shape) for v in of]).graph
     kernels = [op for op in graph.get_operations() if op.type.startswith("ResourceApply")]
     assert len(kernels) == len(of)
     in_place = make(name, **options)
