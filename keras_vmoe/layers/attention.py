@@ -121,8 +121,10 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
     ) -> Any:
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
+        # Keras attends in float32 where the dtype is a half, and along other axes of larger inputs.
         if (
             self._projects_by_matrices()
+            and len(query.shape) == 4
             and keras.backend.standardize_dtype(query.dtype) == "float32"
         ):
             return self._attend(query, key, value, *args, **kwargs)

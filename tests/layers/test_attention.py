@@ -59,3 +59,13 @@ def test_lora_is_left_to_keras():
     attention.query_dense.lora_kernel_b.assign(np.ones((2, 4)))
     assert not attention._projects_by_matrices()
     assert np.abs(np.array(attention(x, x)) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("axes", [None, (1,), (2,)])
+def test_maps_attend_along_the_axes_that_are_asked_for(axes):
+    maps = np.random.default_rng(0).normal(size=(2, 3, 4, 8)).astype("float32")
+    options = {"num_heads": 2, "key_dim": 4, "attention_axes": axes}
+    ours, keras_own = (kind.MultiHeadAttention(**options) for kind in (layers, keras.layers))
+    ours(maps, maps), keras_own(maps, maps)
+    keras_own.set_weights(ours.get_weights())
+    np.testing.assert_allclose(ours(maps, maps), keras_own(maps, maps), rtol=1e-5, atol=1e-6)
