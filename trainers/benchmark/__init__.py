@@ -3,6 +3,7 @@
 - `command`: the command line
 - `input_command`: that of `benchmark input`
 - `report`: what every table begins and ends with
+- `shared_flags`: flags that several tables have
 - `settings`: what is measured, the grids and their defaults
 - `timing`: interleaved rounds, medians, ratios
 - `graphs`: calls of layers as TensorFlow graphs, with gradients

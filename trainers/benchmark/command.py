@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags
@@ -15,6 +16,7 @@ from keras_vmoe.trainers.benchmark import (
     input_command,
     memory,
     scaling_command,
+    shared_flags,
     step_command,
     tables,
 )
@@ -64,33 +66,9 @@ Any argument of the models can be overridden. Some minutes on two cores; a quick
   keras-vmoe benchmark model --rows=every_2:8 num_layers=4 width=128 mlp_dim=512
 """
 
-_NOT_OVERRIDDEN = {
-    "image_size": "--image_size",
-    "dispatch": "--dispatch",
-    "placement": "--rows",
-    "num_experts": "--rows",
-}
-
-
-def _shared_flags() -> flags.FlagValues:
-    values = command_line.new_flags()
-    flags.DEFINE_integer("rounds", 9, "Interleaved rounds.", lower_bound=1, flag_values=values)
-    flags.DEFINE_enum(
-        "dispatch",
-        "auto",
-        settings_of.DISPATCHES,
-        "How tokens go to experts.",
-        flag_values=values,
-    )
-    flags.DEFINE_boolean(
-        "metrics", True, "Update routing metrics, as fit does.", flag_values=values
-    )
-    report_of.define_flags(values)
-    return values
-
 
 def _layer_flags() -> flags.FlagValues:
-    values = _shared_flags()
+    values = shared_flags.table_flags()
     for name, default, text in (
         ("experts", "8,32,128", "Numbers of experts (E)."),
         ("selected", "1,2", "Choices per token (k)."),
@@ -107,14 +85,10 @@ def _layer_flags() -> flags.FlagValues:
 
 
 def _model_flags() -> flags.FlagValues:
-    values = _shared_flags()
+    values = shared_flags.table_flags()
     rows = ",".join(row.name for row in settings_of.ModelSettings().rows)
     flags.DEFINE_list("rows", rows, f"Models. Default: {rows}.", flag_values=values)
-    for name, default, text in (
-        ("image_size", 224, "Side of the images, pixels."),
-        ("batch_size", 16, "Images of a step."),
-    ):
-        flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
+    shared_flags.define_model_flags(values)
     flags.DEFINE_boolean(
         "memory", False, "Measure peak memory too, each in a process.", flag_values=values
     )
@@ -254,16 +228,7 @@ def _run_model(argv: Sequence[str]) -> int:
 
 
 def _model_settings(values: flags.FlagValues, words: Sequence[str]) -> settings_of.ModelSettings:
-    overrides = settings_of.parse_overrides("model", words, "num_layers=4", _NOT_OVERRIDDEN)
-    if not values.rows:
+    settings = shared_flags.model_settings("model", values, words, values.rows, "rows")
+    if not settings.rows:
         raise UsageError("--rows is empty")
-    return settings_of.ModelSettings(
-        rows=tuple(settings_of.parse_row(word) for word in values.rows),
-        image_size=values.image_size,
-        batch_size=values.batch_size,
-        overrides=overrides,
-        dispatch=values.dispatch,
-        routing_metrics=values.metrics,
-        rounds=values.rounds,
-        memory=values.memory,
-    )
+    return dataclasses.replace(settings, memory=values.memory)

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_vmoe.trainers.benchmark import model
-from keras_vmoe.trainers.benchmark.settings import FORWARD, TRAIN, ModelSettings
+from keras_vmoe.trainers.benchmark.settings import ModelSettings
 from keras_vmoe.trainers.benchmark.timing import SYSTEM_CLOCKS, Candidate, Clocks
 from keras_vmoe.trainers.work_progress import WorkProgress
 
-PASSES = (FORWARD, TRAIN)
 OTHER = "other"
 # By the scopes of an operation's name, outermost or not; the first that fits decides.
 _SCOPES = tuple(

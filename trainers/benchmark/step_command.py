@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from keras_vmoe.trainers import command_line
-from keras_vmoe.trainers.benchmark import child, tables
+from keras_vmoe.trainers.benchmark import child, shared_flags, tables
 from keras_vmoe.trainers.benchmark import report as report_of
 from keras_vmoe.trainers.benchmark import settings as settings_of
 from keras_vmoe.trainers.errors import UsageError
 from keras_vmoe.trainers.work_progress import WorkProgress
 
 _ROW = "every_2:32"
+_PASSES = (settings_of.FORWARD, settings_of.TRAIN)
 _TEXT = """
 Prints where the CPU time of a forward pass and of a training step of V-MoE S/32 goes, part by part,
 by TensorFlow's own profiler. It runs on one thread, where the time of an operation is its CPU time.
@@ -22,33 +23,14 @@ A model is dense or PLACEMENT:EXPERTS, as in benchmark model. A quicker look:
   keras-vmoe benchmark step --row=last_2:8 --passes=train --image_size=64
   keras-vmoe benchmark step num_layers=4 width=128 mlp_dim=512
 """
-_NOT_OVERRIDDEN = {
-    "image_size": "--image_size",
-    "dispatch": "--dispatch",
-    "placement": "--row",
-    "num_experts": "--row",
-}
 
 
 def _flags() -> flags.FlagValues:
-    values = command_line.new_flags()
-    passes = ",".join((settings_of.FORWARD, settings_of.TRAIN))
+    values = shared_flags.table_flags(3, "Steps that are traced.")
+    passes = ",".join(_PASSES)
     flags.DEFINE_string("row", _ROW, f"The model. Default: {_ROW}.", flag_values=values)
     flags.DEFINE_list("passes", passes, f"Passes. Default: {passes}.", flag_values=values)
-    flags.DEFINE_enum(
-        "dispatch",
-        "auto",
-        settings_of.DISPATCHES,
-        "How tokens go to experts.",
-        flag_values=values,
-    )
-    for name, default, text in (
-        ("rounds", 3, "Steps that are traced."),
-        ("image_size", 224, "Side of the images, pixels."),
-        ("batch_size", 16, "Images of a step."),
-    ):
-        flags.DEFINE_integer(name, default, text, lower_bound=1, flag_values=values)
-    report_of.define_flags(values)
+    shared_flags.define_model_flags(values)
     return values
 
 
@@ -71,7 +53,10 @@ def run(argv: Sequence[str]) -> int:
         synopsis = "benchmark step [options] [NAME=VALUE]..."
         print(command_line.help_text(values, synopsis, _TEXT), end="")
         return 0
-    settings, passes = _settings(values, words)
+    passes = settings_of.parse_choices("passes", values.passes, _PASSES)
+    if not passes:
+        raise UsageError("--passes is empty")
+    settings = shared_flags.model_settings("step", values, words, [values.row], "row")
     earlier = report_of.check("step", values)
     child.use_threads(1)
     from keras_vmoe.trainers.benchmark import model, step
@@ -90,21 +75,3 @@ def run(argv: Sequence[str]) -> int:
         progress.clear()
     print(f"\n{tables.step_note(settings, report['steps'])}")
     return report_of.end(report, values.json, earlier)
-
-
-def _settings(
-    values: flags.FlagValues, words: Sequence[str]
-) -> tuple[settings_of.ModelSettings, tuple[str, ...]]:
-    known = (settings_of.FORWARD, settings_of.TRAIN)
-    passes = settings_of.parse_choices("passes", values.passes, known)
-    if not passes:
-        raise UsageError("--passes is empty")
-    settings = settings_of.ModelSettings(
-        rows=(settings_of.parse_row(values.row, "row"),),
-        image_size=values.image_size,
-        batch_size=values.batch_size,
-        overrides=settings_of.parse_overrides("step", words, "num_layers=4", _NOT_OVERRIDDEN),
-        dispatch=values.dispatch,
-        rounds=values.rounds,
-    )
-    return settings, passes
