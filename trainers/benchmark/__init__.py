@@ -8,6 +8,7 @@
 - `timing`: interleaved rounds, medians, ratios
 - `graphs`: calls of layers as TensorFlow graphs, with gradients
 - `layer`: the MoE layer beside a dense MLP of the same work; capacity against time
+- `dispatch`: the ways to the experts beside one another, and the choice; `dispatch_command`
 - `model`: V-MoE beside a plain Keras ViT, forward and training step
 - `step`: where the CPU time of a step goes, part by part; `step_command`; found: `PROFILE.md`
 - `plain_vit`: that plain ViT

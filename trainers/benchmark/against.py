@@ -81,6 +81,17 @@ TABLES = {
             ),
         ),
     ),
+    "dispatch": Comparable(
+        ("experts", "selected", "tokens", "passes"),
+        (
+            _list(
+                "rows",
+                tables.DISPATCH,
+                "pass experts selected tokens",
+                f"{_times('einsum', 'gather', 'grouped')} {_ratios('chosen_over_fastest')}",
+            ),
+        ),
+    ),
     "model": Comparable(
         ("rows",),
         (

@@ -12,6 +12,7 @@ from keras_vmoe.trainers.benchmark import (
     autoscale,
     device_command,
     device_memory,
+    dispatch_command,
     inference_command,
     input_command,
     memory,
@@ -33,6 +34,7 @@ A busy machine makes the ratios noisy and the times meaningless: let nothing els
 
 tables:
   layer       the MoE layer beside a dense MLP of the same work, and capacity against time
+  dispatch    the ways to the experts beside one another, and the one that the layer takes
   model       V-MoE S/32 beside a plain Keras ViT: forward, training step, peak memory
   step        where the CPU time of a model's step goes, part by part
   input       images a second of a training input pipeline, stage by stage
@@ -69,17 +71,12 @@ Any argument of the models can be overridden. Some minutes on two cores; a quick
 
 def _layer_flags() -> flags.FlagValues:
     values = shared_flags.table_flags()
-    for name, default, text in (
-        ("experts", "8,32,128", "Numbers of experts (E)."),
-        ("selected", "1,2", "Choices per token (k)."),
-        ("tokens", "800,6272,25088", "Tokens of a batch (n), or IMAGESxTOKENS such as 32x196."),
-        ("passes", "forward,forward+backward", "forward, forward+backward."),
-        ("capacities", "1,0.5,0.2", "Capacity factors of the second table; empty: no such table."),
-    ):
-        flags.DEFINE_list(name, default, f"{text} Default: {default}.", flag_values=values)
-    flags.DEFINE_integer("width", 384, "Model width (d).", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "hidden_dim", 1536, "Hidden width of an expert (h).", lower_bound=1, flag_values=values
+    shared_flags.define_layer_flags(values)
+    flags.DEFINE_list(
+        "capacities",
+        "1,0.5,0.2",
+        "Capacity factors of the second table; empty: no such table. Default: 1,0.5,0.2.",
+        flag_values=values,
     )
     return values
 
@@ -116,6 +113,7 @@ def main(argv: Sequence[str]) -> int:
     tables_by_name = {
         "layer": _run_layer,
         "model": _run_model,
+        "dispatch": dispatch_command.run,
         "step": step_command.run,
         "input": input_command.run,
         "device": device_command.run,
@@ -178,28 +176,11 @@ def _run_layer(argv: Sequence[str]) -> int:
 
 
 def _layer_settings(values: flags.FlagValues) -> settings_of.LayerSettings:
-    settings = settings_of.LayerSettings(
-        experts=settings_of.parse_numbers("experts", values.experts),
-        selected=settings_of.parse_numbers("selected", values.selected),
-        tokens=settings_of.parse_tokens(values.tokens),
-        passes=settings_of.parse_choices(
-            "passes", values.passes, settings_of.LayerSettings().passes
-        ),
+    return dataclasses.replace(
+        shared_flags.layer_settings(values),
         capacities=settings_of.parse_numbers("capacities", values.capacities, float),
-        width=values.width,
-        hidden_dim=values.hidden_dim,
         dispatch=values.dispatch,
-        routing_metrics=values.metrics,
-        rounds=values.rounds,
     )
-    for name in ("experts", "selected", "tokens", "passes"):
-        if not getattr(settings, name):
-            raise UsageError(f"--{name} is empty")
-    if max(settings.selected) > min(settings.experts):
-        raise UsageError(
-            f"--selected={max(settings.selected)} is more than --experts={min(settings.experts)}"
-        )
-    return settings
 
 
 def _run_model(argv: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from keras_vmoe.trainers.benchmark.scaling_grid import ScalingSettings
 from keras_vmoe.trainers.benchmark.settings import (
+    DISPATCHES,
     DeviceSettings,
     InferenceSettings,
     InputSettings,
@@ -64,6 +65,25 @@ CAPACITY = (
     Column("moe.cpu_ms", "MoE", "CPU-ms", ".1f", 7),
     Column("relative.wall", "relative", "wall", ".2f"),
     Column("relative.cpu", "relative", "CPU", ".2f"),
+)
+
+DISPATCH = (
+    Column("pass", "pass", form="<", width=16),
+    Column("experts", "E", width=4),
+    Column("selected", "k"),
+    Column("tokens", "n", "tokens", ",", 7),
+    Column("group_size", "s", "tokens", ",", 6),
+    Column("rows_per_expert", "rows", "an expert", ",.0f"),
+    *(
+        Column(f"{name}.{clock}_ms", name, unit, ".1f", 8)
+        for name in DISPATCHES
+        if name != "auto"
+        for clock, unit in (("wall", "ms"), ("cpu", "CPU-ms"))
+    ),
+    Column("chosen", "chosen", form="<", width=8),
+    Column("fastest", "fastest", form="<", width=8),
+    Column("chosen_over_fastest.wall", "ratio", "wall", ".2f"),
+    Column("chosen_over_fastest.cpu", "ratio", "CPU", ".2f"),
 )
 
 MODEL = (
@@ -214,6 +234,18 @@ def layer_note(settings: LayerSettings) -> str:
         "with router noise, auxiliary losses, and gradients of inputs and weights; both "
         f"{metrics} routing metrics. d={settings.width}, h={settings.hidden_dim}, "
         f"C={settings.capacity_factor:g}, batch priority, float32."
+    )
+
+
+def dispatch_note(settings: LayerSettings) -> str:
+    """Returns the two lines below the table of dispatches."""
+    metrics = "with" if settings.routing_metrics else "without"
+    return (
+        "ratio = chosen / fastest, of the same rounds; chosen: what dispatch='auto' takes here. "
+        "rows: (token, choice) pairs with a slot.\n"
+        f"Medians of {settings.rounds} interleaved rounds, {metrics} routing metrics; "
+        f"d={settings.width}, h={settings.hidden_dim}, C={settings.capacity_factor:g}, "
+        f"groups of {settings.images_per_group} images, batch priority, float32."
     )
 
 
