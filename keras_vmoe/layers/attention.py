@@ -78,7 +78,7 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         training: bool | None = None,
         use_causal_mask: bool = False,
     ) -> Any:
-        if use_causal_mask or not self._projects_by_matrices():
+        if use_causal_mask or not self._is_plain():
             return super().call(
                 query,
                 value,
@@ -101,14 +101,35 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         outputs = _project(self._output_dense, outputs, axes=2)
         return (outputs, scores) if return_attention_scores else outputs
 
-    def _projects_by_matrices(self) -> bool:
-        """Whether the projections are what they are without LoRA, quantisation and meshes."""
-        parts = (self._query_dense, self._key_dense, self._value_dense, self._output_dense)
+    def _is_plain(self) -> bool:
+        """Whether the projections and the scores are mere products, to be computed otherwise.
+
+        They are not where they are changed (LoRA, quantisation, sublayers of other classes or
+        dtypes), watched (an activity regularizer), gated, split over a mesh, or asked for in one
+        kernel (flash attention), and only TensorFlow gains by it. In half precision Keras adds up
+        the gradients of biases more precisely, and attends in float32. The names that begin with
+        an underscore here and in `_attend` are those of Keras 3.15.
+        """
         return (
             keras.backend.backend() == "tensorflow"
             and not on_mesh()
             and not self._use_gate
-            and not any(part.lora_enabled or part.quantization_mode for part in parts)
+            and not self._flash_attention
+            and self.compute_dtype == "float32"
+            and self._activity_regularizer is None
+            and all(
+                type(part) is keras.layers.EinsumDense
+                and part.activation is keras.activations.linear
+                and part.compute_dtype == self.compute_dtype
+                and not part.lora_enabled
+                and not part.quantization_mode
+                for part in (
+                    self._query_dense,
+                    self._key_dense,
+                    self._value_dense,
+                    self._output_dense,
+                )
+            )
         )
 
     def _compute_attention_mask(self, query: Any, value: Any, **masks: Any) -> Any:
@@ -117,20 +138,6 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         return super()._compute_attention_mask(query, value, **masks)
 
     def _compute_attention(
-        self, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        if self.qk_norm:
-            query, key = self.query_norm(query), self.key_norm(key)
-        # Keras attends in float32 where the dtype is a half, and along other axes of larger inputs.
-        if (
-            self._projects_by_matrices()
-            and len(query.shape) == 4
-            and keras.backend.standardize_dtype(query.dtype) == "float32"
-        ):
-            return self._attend(query, key, value, *args, **kwargs)
-        return super()._compute_attention(query, key, value, *args, **kwargs)
-
-    def _attend(
         self,
         query: Any,
         key: Any,
@@ -139,10 +146,20 @@ class MultiHeadAttention(keras.layers.MultiHeadAttention):
         training: bool | None = None,
         return_attention_scores: bool = False,
     ) -> tuple[Any, Any]:
+        if self.qk_norm:
+            query, key = self.query_norm(query), self.key_norm(key)
+        # Keras attends along other axes of larger inputs, and knows what a query gets that may see
+        # nothing.
+        if self._is_plain() and attention_mask is None and len(query.shape) == 4:
+            return self._attend(query, key, value, training)
+        return super()._compute_attention(
+            query, key, value, attention_mask, training, return_attention_scores
+        )
+
+    def _attend(self, query: Any, key: Any, value: Any, training: bool | None) -> tuple[Any, Any]:
         """Attention of `[b, t, heads, d]`, the heads moved beside the images once."""
         query = ops.transpose(query * self._inverse_sqrt_key_dim, (0, 2, 1, 3))
-        scores = ops.matmul(query, ops.transpose(key, (0, 2, 3, 1)))
-        scores = self._masked_softmax(scores, attention_mask)
+        scores = ops.softmax(ops.matmul(query, ops.transpose(key, (0, 2, 3, 1))))
         weights = self._dropout_layer(scores, training=training) if self._dropout else scores
         outputs = ops.matmul(weights, ops.transpose(value, (0, 2, 1, 3)))
         return ops.transpose(outputs, (0, 2, 1, 3)), scores

@@ -335,7 +335,7 @@ class MoEMLP(keras.layers.Layer):
                 rows,
                 group_sizes=where.group_sizes,
                 training=training,
-                few_rows=ops.has_few_rows(plan.weight.shape, e),
+                few_rows=ops.has_few_rows(plan.weight.shape, e, slots),
             )
         else:
             outputs = self.experts(kops.reshape(rows, [e, -1, width]), training=training)

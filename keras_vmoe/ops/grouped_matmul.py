@@ -67,6 +67,8 @@ def _map_slices(
 def _dense(part: Any, kernel: Any, bias: Any) -> Any:
     import tensorflow as tf
 
+    if part.dtype.size < 4:  # the gradient of BiasAdd adds up halves in halves, one row at a time
+        return tf.matmul(part, kernel) + bias
     # BiasAdd and not +: TensorFlow fuses only the former into the matmul.
     return tf.nn.bias_add(tf.matmul(part, kernel), bias)
 
@@ -77,19 +79,27 @@ def _dense(part: Any, kernel: Any, bias: Any) -> Any:
 FEW_ROWS = 32
 
 
-def has_few_rows(choices: tuple[int | None, ...], num_experts: int) -> bool:
-    """Whether so many choices make fewer than `FEW_ROWS` rows an expert.
+def has_few_rows(choices: tuple[int | None, ...], num_experts: int, slots: Any) -> bool:
+    """Whether so many choices make fewer than `FEW_ROWS` rows an expert, and never many for one.
+
+    Rows are padded to the longest group, so an expert that all tokens may choose would cost as much
+    for every expert: it may have four times `FEW_ROWS` slots at most.
 
     Args:
-        choices: the shape of a plan's weights; where an axis is not known, the answer is no.
+        choices: `[g, s, k]`, the shape of a plan's weights; where an axis is not known, the answer
+            is no.
         num_experts: experts (e).
+        slots: of an expert in a group; where it is a tensor, the answer is no.
 
     Example:
 
-    >>> has_few_rows((2, 400, 1), 32), has_few_rows((4, 1568, 1), 32)
+    >>> has_few_rows((2, 400, 1), 32, slots=16), has_few_rows((2, 400, 1), 32, slots=400)
     (True, False)
     """
-    return None not in choices and math.prod(choices) < FEW_ROWS * num_experts
+    if None in choices or not isinstance(slots, int):
+        return False
+    most = choices[0] * slots
+    return math.prod(choices) < FEW_ROWS * num_experts and most <= 4 * FEW_ROWS
 
 
 def _dense_of_few_rows(rows: Any, kernels: Any, biases: Any, group_sizes: Any) -> Any:
@@ -126,11 +136,13 @@ def _few_rows_gradient(rows: Any, kernels: Any, sizes: Any, upstream: Any) -> tu
     inputs = tf.where(filled, inputs, tf.zeros_like(inputs))
     padded = tf.reshape(tf.matmul(outer, kernels, transpose_b=True), [-1, rows.shape[-1]])
     kept = tf.shape(expert)[0]
+    exact = tf.cast(upstream[:kept], tf.float64 if upstream.dtype == tf.float64 else tf.float32)
+    of_biases = tf.math.unsorted_segment_sum(exact, expert, count)  # sums of halves lose digits
     row = tf.gather(tf.range(count) * largest - starts, expert) + tf.range(kept)
     return (
         tf.pad(tf.gather(padded, row), [[0, tf.shape(rows)[0] - kept], [0, 0]]),
         tf.matmul(inputs, outer, transpose_a=True),
-        tf.math.unsorted_segment_sum(upstream[:kept], expert, count),
+        tf.cast(of_biases, upstream.dtype),
     )
 
 
@@ -203,7 +215,8 @@ def grouped_mlp(
         activation: applied to the hidden layer.
         dropout: optional, applied after the activation.
         few_rows: on TensorFlow take the gradient that is made for fewer than `FEW_ROWS` rows an
-            expert: it saves memory and traffic of kernel gradients. The values are the same.
+            expert, and none with many (`has_few_rows`): it saves memory and traffic of kernel
+            gradients. The values are the same.
 
     Returns:
         `[m, d]`.
