@@ -105,6 +105,33 @@ def test_few_rows_have_the_same_values_and_gradients(problem):
         assert max_error(one, other) < 1e-12
 
 
+@pytest.mark.parametrize("few_rows", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_biases_are_sums_of_many_halves(dtype, few_rows):
+    """In a half a sum of ones ends at 256 or 2,048, where one more is rounded away."""
+    import tensorflow as tf
+
+    def zeros(*shape):
+        return tf.zeros(shape, dtype)
+
+    rows, sizes = 3000, [3000, 0]
+    bias = zeros(2, 1)
+    with tf.GradientTape() as tape:
+        tape.watch(bias)
+        out = ops.grouped_mlp(
+            zeros(rows, 1),
+            sizes,
+            zeros(2, 1, 4),
+            zeros(2, 4),
+            zeros(2, 4, 1),
+            bias,
+            kops.tanh,
+            few_rows=few_rows,
+        )
+    found = tape.gradient(out, bias, output_gradients=tf.ones_like(out))
+    np.testing.assert_allclose(tf.cast(found, "float32"), [[3000], [0]], rtol=4e-3)
+
+
 def test_kernel_gradients_of_few_rows_are_not_copied_together():
     import tensorflow as tf
 
@@ -133,10 +160,12 @@ def test_kernel_gradients_of_few_rows_are_not_copied_together():
     assert len(ops_of_the_gradient(True)) == 0
 
 
-def test_an_unknown_batch_has_not_few_rows():
-    assert ops.has_few_rows((2, 31, 2), 4)
-    assert not ops.has_few_rows((2, 32, 2), 4)
-    assert not ops.has_few_rows((None, 4, 1), 4)
+def test_few_rows_are_few_for_every_expert():
+    assert ops.has_few_rows((2, 31, 2), 4, slots=64)
+    assert not ops.has_few_rows((2, 32, 2), 4, slots=32)
+    assert not ops.has_few_rows((2, 31, 2), 4, slots=65)  # one expert might get 130 rows
+    assert not ops.has_few_rows((None, 4, 1), 4, slots=4)
+    assert not ops.has_few_rows((2, 4, 1), 4, slots=kops.convert_to_tensor(4))
 
 
 def test_dynamic_shapes():

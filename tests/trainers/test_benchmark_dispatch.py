@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import tensorflow as tf
 
+from keras_vmoe import layers
 from keras_vmoe.trainers import cli
 from keras_vmoe.trainers.benchmark import dispatch, layer, settings, tables
 from keras_vmoe.trainers.benchmark.timing import Samples
@@ -57,9 +59,18 @@ def test_the_choice_is_that_of_the_layer(monkeypatch):
     assert row["chosen"] == "gather"  # ten tokens a group are too many for einsum beside h = 8
 
 
-def test_the_whole_command(capsys, tmp_path):
+def test_the_whole_command(monkeypatch, capsys, tmp_path):
+    ran, mix = [], layers.MoEMLP._mix
+
+    def noted(self, *arguments):
+        if tf.inside_function():
+            ran.append(self.dispatch)
+        return mix(self, *arguments)
+
+    monkeypatch.setattr(layers.MoEMLP, "_mix", noted)
     out = tmp_path / "dispatch.json"
     assert cli.main(["benchmark", "dispatch", *TINY, f"--json={out}"]) == 0
+    assert ran == 2 * ["einsum", "gather", "grouped"]  # each graph goes its own way
     report = json.loads(out.read_text())
     assert [row["pass"] for row in report["rows"]] == ["forward", "forward+backward"]
     for row in report["rows"]:

@@ -115,6 +115,11 @@ def summed(ran: Iterable[tuple[str, str, float]], steps: int) -> list[dict[str, 
         kind = operation.removeprefix("_Mkl").removeprefix("Native")
         times[place_of(name, operation)][kind] += milliseconds / steps
     total = sum(counter.total() for counter in times.values())
+    if not times:
+        raise RuntimeError(
+            "TensorFlow's profiler recorded no operation: another profiler may be running in this "
+            "process, or this TensorFlow names what it records otherwise"
+        )
     rows = [
         {
             **place._asdict(),

@@ -125,6 +125,11 @@ class AdamW(DecoupledOptimizer):
             **{name: tf.cast(value, gradient.dtype) for name, value in scalars.items()},
         )
 
+    @property
+    def has_kernel(self) -> bool:
+        # Of a beta that float32 rounds to 1 the kernel would divide nothing by nothing.
+        return super().has_kernel and np.float32(max(self.beta_1, self.beta_2)) < 1
+
     def _scalars(
         self, learning_rate: Any, step: Any, beta_1: float, beta_2: float
     ) -> tuple[Any, Any]:

@@ -173,8 +173,12 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
 
     @property
     def has_kernel(self) -> bool:
-        """Whether `update_in_place` is there."""
-        return type(self).update_in_place is not DecoupledOptimizer.update_in_place
+        """Whether `update_in_place` is there, and no subclass has another `rule` since."""
+        rule, kernel = (
+            next(owner for owner in type(self).__mro__ if name in vars(owner))
+            for name in ("rule", "update_in_place")
+        )
+        return kernel is not DecoupledOptimizer and issubclass(kernel, rule)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -272,10 +276,10 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
             for gradient, variable in zip(gradients, variables, strict=True):
                 args = (variable, gradient, scale, learning_rate)
                 # One at a time: each takes all cores, and scaled gradients or new values lie beside
-                # the old ones.
+                # the old ones. On several replicas there is nothing to wait for.
                 with tf.control_dependencies(previous):
                     done = on_each_replica(self._update_one, *args)
-                previous = previous if done is None else [done]
+                previous = _waitable(done) or previous
             if self.use_ema:
                 for variable in self._trainable_variables:
                     on_each_replica(self._average_one, variable.value)
@@ -313,7 +317,7 @@ class DecoupledOptimizer(keras.optimizers.Optimizer):
         alone = self._alone_on_cpu(variable)
         if alone and self.has_kernel and variable.dtype in _EXACT_ENOUGH:
             if decay:
-                variable.assign(variable * ops.cast(1.0 - learning_rate * decay, variable.dtype))
+                variable.assign_sub(variable * ops.cast(learning_rate * decay, variable.dtype))
             gradient = ops.cast(_scaled(gradient, scale), variable.dtype)
             own = [slot.value for slot in slots]
             return self.update_in_place(variable, gradient, own, learning_rate, step)
@@ -382,6 +386,13 @@ def _read(variable: Any) -> Any:
     """The value of a variable, of this replica where there are several."""
     value = variable.value if isinstance(variable, keras.Variable) else variable
     return tf.convert_to_tensor(value) if _on_tensorflow() else value
+
+
+def _waitable(done: Any) -> list[Any]:
+    """What an update in a strategy gave, a tuple or a value, as control inputs."""
+    # In eager mode an operation is None.
+    kinds = (tf.Tensor, tf.Operation)
+    return [each for each in tf.nest.flatten(done) if isinstance(each, kinds)]
 
 
 def _scaled(gradient: Any, scale: Any) -> Any:

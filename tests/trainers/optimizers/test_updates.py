@@ -103,24 +103,88 @@ def test_large_variables_are_updated_by_a_compiled_function(monkeypatch, name, a
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["adamw", "momentum", "plain"])
-def test_a_kernel_does_what_the_rule_does_in_place(monkeypatch, name):
+def test_a_kernel_does_what_the_rule_does_in_place(monkeypatch, name, dtype):
+    def cast(arrays):
+        return {path: value.astype(dtype) for path, value in arrays.items()}
+
     options = {"weight_decay": DECAY, "global_clipnorm": 2.0, "ema_momentum": 0.7}
-    in_place, of = make(name, **options), variables(START)
+    start, gradients = cast(START), [cast(each) for each in GRADIENTS]
+    in_place, of = make(name, **options), variables(start)
+    assert {v.dtype for v in of} == {dtype}
     in_place.build(of)
     apply = tf.function(lambda gradients: in_place.apply(gradients, of), autograph=False)
-    graph = apply.get_concrete_function([tf.zeros(v.shape) for v in of]).graph
+    graph = apply.get_concrete_function([tf.zeros(v.shape, dtype) for v in of]).graph
     kernels = [op for op in graph.get_operations() if op.type.startswith("ResourceApply")]
     assert len(kernels) == len(of)
     in_place = make(name, **options)
-    found = take(in_place, START, GRADIENTS)
+    found = take(in_place, start, gradients)
     monkeypatch.setattr(optimizers.base.DecoupledOptimizer, "has_kernel", False)
     by_rule = make(name, **options)
-    wanted = take(by_rule, START, GRADIENTS)
+    wanted = take(by_rule, start, gradients)
     for one, other in zip(found, wanted, strict=True):
         assert_close(one, other, rtol=1e-6, atol=1e-7)
     for one, other in zip(in_place.variables, by_rule.variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+STRATEGIES = {
+    "default": tf.distribute.get_strategy,
+    "one device": lambda: tf.distribute.OneDeviceStrategy("CPU:0"),
+    "mirrored": lambda: tf.distribute.MirroredStrategy(["CPU:0"]),
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_updates_in_place_wait_for_one_another(strategy):
+    """Or the scaled gradients of all variables would lie in memory at once."""
+    strategy = STRATEGIES[strategy]()
+    with strategy.scope():
+        optimizer, of = make("adamw", weight_decay=DECAY, global_clipnorm=2.0), variables(START)
+        optimizer.build(of)
+
+    def update(gradients):
+        with tf.device("CPU:0"):
+            gradients = [tf.identity(gradients[v.path]) for v in of]
+        optimizer.apply(gradients, of)
+
+    step = tf.function(lambda each: strategy.run(update, (each,)), autograph=False)
+    for each in GRADIENTS:
+        step(each)
+    wanted = take(make("adamw", weight_decay=DECAY, global_clipnorm=2.0), START, GRADIENTS)[-1]
+    assert_close(values(of), wanted, rtol=1e-6, atol=1e-7)
+    graph = step.get_concrete_function(GRADIENTS[0]).graph
+    kernels = [op for op in graph.get_operations() if op.type == "ResourceApplyAdam"]
+    assert len(kernels) == len(of)
+    for place, kernel in enumerate(kernels):
+        assert set(kernels[:place]) <= before(kernel)
+
+
+def before(operation):
+    """All operations that one waits for."""
+    found, left = set(), [operation]
+    while left:
+        last = left.pop()
+        new = {*last.control_inputs, *(each.op for each in last.inputs)} - found
+        found |= new
+        left += new
+    return found
+
+
+def test_a_subclass_with_another_rule_is_updated_by_it():
+    class Sign(optimizers.AdamW):
+        def rule(self, gradient, slots, learning_rate, step, kind):
+            return learning_rate * keras.ops.sign(gradient), slots
+
+    found = take(Sign(0.5), START, GRADIENTS[:1])[-1]
+    assert_close(found, {n: START[n] - 0.5 * np.sign(GRADIENTS[0][n]) for n in START}, rtol=1e-6)
+    assert not Sign(0.5).has_kernel
+
+
+def test_a_beta_that_rounds_to_one_is_no_division_by_zero():
+    found = take(optimizers.AdamW(0.1, beta_2=1 - 1e-9), START, GRADIENTS[:2])[-1]
+    assert all(np.isfinite(value).all() for value in found.values())
 
 
 def test_accumulated_batches_are_one_big_batch():
