@@ -109,20 +109,16 @@ class AdamW(DecoupledOptimizer):
             for beta in (self.beta_1, self.beta_2)
         )
         rate, small = self._scalars(learning_rate, step, beta_1, beta_2)
-        scalars = {
-            "lr": rate,
-            "epsilon": small,
-            "beta1": beta_1,
-            "beta2": beta_2,
-            "beta1_power": 0.0,
-            "beta2_power": 0.0,
-        }
+        # `tf.cast` of a Python number would go by float32.
+        constants = {"beta1": beta_1, "beta2": beta_2, "beta1_power": 0.0, "beta2_power": 0.0}
         return tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=momentum.handle,
             v=velocity.handle,
             grad=gradient,
-            **{name: tf.cast(value, gradient.dtype) for name, value in scalars.items()},
+            lr=tf.cast(rate, gradient.dtype),
+            epsilon=tf.cast(small, gradient.dtype),
+            **{name: tf.constant(value, gradient.dtype) for name, value in constants.items()},
         )
 
     @property

@@ -104,7 +104,7 @@ class Momentum(DecoupledOptimizer):
             accum=momentum.handle,
             lr=rate,
             grad=gradient,
-            momentum=tf.cast(self.momentum, gradient.dtype),
+            momentum=tf.constant(self.momentum, gradient.dtype),
         )
 
     def get_config(self) -> dict[str, Any]:
