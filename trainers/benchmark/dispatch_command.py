@@ -13,10 +13,10 @@ from keras_vmoe.trainers.work_progress import WorkProgress
 _TEXT = """
 Prints the time of the MoE layer with each of its ways to the experts (grouped, gather, einsum),
 over experts, choices, tokens and passes, and holds the one that dispatch='auto' takes against the
-fastest. Some ten minutes on two cores; a quicker look:
+fastest. Some fifteen minutes on two cores; a quicker look, and groups of single images:
 
   keras-vmoe benchmark dispatch --experts=8 --selected=1 --tokens=800,6272
-  keras-vmoe benchmark dispatch --images_per_group=1        small groups, where einsum is cheapest
+  keras-vmoe benchmark dispatch --images_per_group=1 --tokens=800
 """
 
 
